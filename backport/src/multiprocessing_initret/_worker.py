@@ -1,0 +1,77 @@
+"""What runs in a worker: the interpreter's own loop, its tasks bound to initret."""
+import traceback
+from multiprocessing import util
+from multiprocessing.pool import (  # type: ignore[attr-defined]
+    _helper_reraises_exception,
+    mapstar,
+    starmapstar,
+)
+from typing import Any, Callable, Iterable, Optional, Tuple
+
+_Task = Tuple[int, int, Callable[..., Any], Tuple[Any, ...], Any]
+
+# Stands for "no initret yet", since None is a value an initializer may return.
+_NO_INITRET: Any = object()
+
+
+class _BoundTasks:
+    """The task queue of one worker, as that worker's loop sees it."""
+
+    def __init__(
+        self, inqueue: Any, initializer: Callable[..., object], initargs: Iterable[Any]
+    ) -> None:
+        self._inqueue = inqueue
+        self._initializer = initializer
+        self._initargs = initargs
+        self._initret = _NO_INITRET
+
+    def __getattr__(self, name: str) -> Any:
+        # The loop closes the pipe's end that it does not use, if there is one.
+        return getattr(self._inqueue, name)
+
+    def initialize(self) -> None:
+        """Stand in for the initializer: keep what it returns, survive its failure.
+
+        A worker that left would be replaced for ever and no caller would see
+        the error; a thread would not even be replaced.
+        """
+        try:
+            self._initret = self._initializer(*self._initargs)
+        except Exception:
+            util.info(
+                "initializer failed, the next task runs it again:\n%s", traceback.format_exc()
+            )
+
+    def get(self) -> Optional[_Task]:
+        task: Optional[_Task] = self._inqueue.get()
+        if task is None or task[2] is _helper_reraises_exception:
+            return task
+        job, i, func, args, kwds = task
+        # The binding is left to the call, so that whatever it raises, Python's
+        # own TypeError for a second initret among others, is the task's outcome.
+        return job, i, self._call, (func, args, kwds), {}
+
+    def _call(self, func: Callable[..., Any], args: Any, kwds: Any) -> Any:
+        if self._initret is _NO_INITRET:
+            self._initret = self._initializer(*self._initargs)
+        initret = self._initret
+        if func is mapstar:
+            [(func, batch)] = args
+            return [func(x, initret=initret) for x in batch]
+        if func is starmapstar:
+            [(func, batch)] = args
+            return [func(*x, initret=initret) for x in batch]
+        return func(*args, **kwds, initret=initret)
+
+
+def run(
+    target: Callable[..., object],
+    inqueue: Any,
+    outqueue: Any,
+    initializer: Callable[..., object],
+    initargs: Iterable[Any],
+    *args: Any
+) -> None:
+    """Run a worker's own target, stock or a subclass's, with tasks bound to initret."""
+    tasks = _BoundTasks(inqueue, initializer, initargs)
+    target(tasks, outqueue, tasks.initialize, (), *args)

@@ -1,0 +1,88 @@
+"""Write a patched copy of this interpreter's multiprocessing package.
+
+    python tools/overlay.py DEST
+    PYTHONPATH=DEST python ...
+
+The first line writes DEST/multiprocessing: the standard library's package of
+the interpreter that runs it, changed by every patch in Lib/multiprocessing.
+The second runs that interpreter with it.  DEST is complete or not there.
+"""
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+
+OLDEST = (3, 8)
+PATCHES = pathlib.Path(__file__).resolve().parent.parent / "Lib" / "multiprocessing"
+
+
+def apply(patch, folder):
+    """Apply one patch of CPython's Lib/ to the copy of Lib/ in folder."""
+    # Without a repository around it `git apply` changes the files as they are,
+    # but inside one it would silently skip what that repository does not hold.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env["GIT_CEILING_DIRECTORIES"] = os.path.dirname(folder)
+    done = subprocess.run(
+        ["git", "apply", "-p2", str(patch)],
+        cwd=folder,
+        env=env,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    if done.returncode:
+        raise SystemExit(
+            "{} does not apply to the multiprocessing package of Python {}:\n{}".format(
+                patch.relative_to(PATCHES.parent.parent),
+                sys.version.split()[0],
+                done.stderr.strip(),
+            )
+        )
+
+
+def write_overlay(dest):
+    """Write dest/multiprocessing.
+
+    :param pathlib.Path dest: the folder to put on PYTHONPATH, made if needed
+    :raises SystemExit: where this interpreter is too old, dest holds a
+        multiprocessing already, git is missing, or a hunk does not apply;
+        dest is then left as it was
+    """
+    if sys.version_info < OLDEST:
+        raise SystemExit(
+            "the patch is for Python {}.{} and later, and this is Python {}: "
+            "use the backport".format(*OLDEST, sys.version.split()[0])
+        )
+    target = dest / "multiprocessing"
+    if target.exists():
+        raise SystemExit("{} exists already: remove it, or name another DEST".format(target))
+    if not shutil.which("git"):
+        raise SystemExit("git is needed to apply the patch, and it is not on PATH")
+    # Not multiprocessing.__file__: that may be an overlay itself.
+    stock = pathlib.Path(sysconfig.get_path("stdlib"), "multiprocessing")
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = os.path.realpath(scratch)
+        copy = pathlib.Path(scratch, "multiprocessing")
+        shutil.copytree(str(stock), str(copy), ignore=shutil.ignore_patterns("__pycache__"))
+        for patch in sorted(PATCHES.rglob("*.patch")):
+            patched = copy / patch.relative_to(PATCHES).with_suffix("")
+            # Some installations end their lines with CR LF, the patch never does.
+            patched.write_bytes(patched.read_bytes().replace(b"\r\n", b"\n"))
+            apply(patch, scratch)
+        dest.mkdir(parents=True, exist_ok=True)
+        shutil.move(str(copy), str(target))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dest", metavar="DEST", type=pathlib.Path, help="a folder for PYTHONPATH")
+    write_overlay(parser.parse_args().dest)
+
+
+if __name__ == "__main__":
+    main()
