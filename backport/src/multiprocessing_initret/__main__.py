@@ -12,8 +12,8 @@ import types
 from . import install
 
 
-def run_script(path: str) -> None:
-    """Run the file as ``python path`` would, in a ``__main__`` of its own.
+def run_script(path: str, source: bytes) -> None:
+    """Run the source as ``python path`` would, in a ``__main__`` of its own.
 
     It stays ``__main__`` when the file's last line has run, since threads of
     it may still start workers (``runpy.run_path`` would take it away).
@@ -21,8 +21,7 @@ def run_script(path: str) -> None:
     main = types.ModuleType("__main__")
     main.__file__ = path
     sys.path[0] = os.path.dirname(os.path.realpath(path))
-    with open(path, "rb") as file:
-        code = compile(file.read(), path, "exec", dont_inherit=True)
+    code = compile(source, path, "exec", dont_inherit=True)
     sys.modules["__main__"] = main
     exec(code, main.__dict__)
 
@@ -45,8 +44,13 @@ def main() -> None:
         # What `python -m` itself calls; run_module() would take its __main__
         # away again at the end, as run_path() does.
         runpy._run_module_as_main(argv[0])  # type: ignore[attr-defined]
-    else:
-        run_script(argv[0])
+        return
+    try:
+        with open(argv[0], "rb") as file:
+            source = file.read()
+    except OSError as error:
+        parser.error(str(error))
+    run_script(argv[0], source)
 
 
 if __name__ == "__main__":

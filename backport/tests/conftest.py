@@ -1,0 +1,45 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import multiprocessing_initret
+import pytest
+
+TIMEOUT = 60  # seconds
+
+
+@pytest.fixture(params=multiprocessing.get_all_start_methods())
+def start_method(request):
+    return request.param
+
+
+@pytest.fixture
+def installed():
+    multiprocessing_initret.install()
+    yield
+    multiprocessing_initret.uninstall()
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Run a fresh interpreter in an empty folder, and return its output.
+
+    The folder is tmp_path, and what the interpreter prints to stderr is a
+    failure where it says so by its exit code.
+    """
+
+    def run(*args, code=0, **env):
+        done = subprocess.run(
+            [sys.executable] + [str(arg) for arg in args],
+            cwd=str(tmp_path),
+            env=dict(os.environ, **env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=TIMEOUT,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    return run

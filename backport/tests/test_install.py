@@ -1,0 +1,252 @@
+import inspect
+import multiprocessing
+import multiprocessing.context
+import multiprocessing.dummy
+import multiprocessing.pool
+import os
+import pathlib
+import sys
+import textwrap
+import threading
+
+import multiprocessing_initret
+import pytest
+from conftest import TIMEOUT
+from multiprocessing_initret import install, is_installed, uninstall
+
+OVERLAY = pathlib.Path(__file__).resolve().parent.parent.parent / "tools" / "overlay.py"
+
+pytestmark = pytest.mark.skipif(
+    is_installed(), reason="this interpreter has the feature, or install() was called before"
+)
+
+
+def give(value):
+    return value
+
+
+def add(item, initret):
+    return item + initret
+
+
+def state():
+    """What install() changes, each thing as it is now."""
+    pool, context_pool = multiprocessing.pool, multiprocessing.context.BaseContext.Pool
+    return [
+        pool.Pool.__init__,
+        pool.ThreadPool.__init__,
+        context_pool,
+        context_pool.__code__,
+        context_pool.__defaults__,
+        context_pool.__kwdefaults__,
+        multiprocessing.dummy.Pool,
+        multiprocessing.dummy.Pool.__code__,
+        multiprocessing.dummy.Pool.__defaults__,
+        multiprocessing.dummy.Pool.__kwdefaults__,
+        "multiprocessing_initret" in multiprocessing.current_process()._config,
+    ]
+
+
+STOCK = state()
+
+
+def all_pools():
+    yield multiprocessing.Pool
+    yield multiprocessing.pool.Pool
+    yield multiprocessing.pool.ThreadPool
+    yield multiprocessing.dummy.Pool
+    for method in multiprocessing.get_all_start_methods():
+        yield multiprocessing.get_context(method).Pool
+
+
+def check_stock():
+    assert not is_installed()
+    for now, stock in zip(state(), STOCK):
+        assert now is stock or now == stock
+    for pool in all_pools():
+        assert "expect_initret" not in inspect.signature(pool).parameters
+        with pytest.raises(TypeError, match="expect_initret"):
+            pool(1, give, (1,), expect_initret=True)
+
+
+def check_installed():
+    assert is_installed()
+    for pool in all_pools():
+        assert "expect_initret" in inspect.signature(pool).parameters
+        with pool(1, give, (1,), expect_initret=True) as one_worker:
+            assert one_worker.map_async(add, [1, 2]).get(TIMEOUT) == [2, 3]
+
+
+def test_install_and_uninstall():
+    check_stock()
+    for _ in range(2):
+        install()
+        check_installed()
+        uninstall()
+        check_stock()
+
+
+def test_twice_is_once():
+    install()
+    once = state()
+    install()
+    assert state() == once
+    uninstall()
+    check_stock()
+    uninstall()
+    check_stock()
+
+
+def test_from_threads_at_once():
+    barrier = threading.Barrier(8)
+
+    def install_with_the_others():
+        barrier.wait(TIMEOUT)
+        install()
+
+    for _ in range(20):
+        threads = [threading.Thread(target=install_with_the_others) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert is_installed()
+        uninstall()
+        assert not is_installed()
+    check_stock()
+
+
+def test_pools_outlive_uninstall(start_method):
+    install()
+    pool = multiprocessing.get_context(start_method).Pool(1, give, (1,), 1, expect_initret=True)
+    with pool:
+        uninstall()
+        results = [pool.apply_async(add, (number,)) for number in range(3)]
+        assert [result.get(TIMEOUT) for result in results] == [1, 2, 3]
+    check_stock()
+
+
+def nested(queue):
+    """Use the feature in a process that has not called install() itself."""
+    try:
+        with multiprocessing.Pool(1, give, (1,), expect_initret=True) as pool:
+            queue.put(pool.map_async(add, [1]).get(TIMEOUT))
+    except TypeError as error:
+        queue.put(str(error))
+
+
+def nested_twice(method, queue):
+    process = multiprocessing.get_context(method).Process(target=nested, args=(queue,))
+    process.start()
+    process.join(TIMEOUT)
+
+
+def test_children_have_it(installed, start_method):
+    context = multiprocessing.get_context(start_method)
+    queue = context.Queue()
+    for target, args in ((nested, (queue,)), (nested_twice, (start_method, queue))):
+        process = context.Process(target=target, args=args)
+        process.start()
+        assert queue.get(timeout=TIMEOUT) == [2]
+        process.join(TIMEOUT)
+        assert process.exitcode == 0
+
+
+def test_children_lose_it(start_method):
+    install()
+    uninstall()
+    context = multiprocessing.get_context(start_method)
+    queue = context.Queue()
+    process = context.Process(target=nested, args=(queue,))
+    process.start()
+    assert "expect_initret" in queue.get(timeout=TIMEOUT)
+    process.join(TIMEOUT)
+
+
+def test_manager(installed, start_method):
+    with multiprocessing.get_context(start_method).Manager() as manager:
+        with manager.Pool(1, give, (1,), expect_initret=True) as pool:
+            assert pool.map_async(add, [1]).get(TIMEOUT) == [2]
+
+
+IMPORTS = (
+    "from multiprocessing import Pool",
+    "from multiprocessing.pool import Pool",
+    "from multiprocessing.pool import ThreadPool as Pool",
+    "from multiprocessing.dummy import Pool",
+    "import multiprocessing; Pool = multiprocessing.get_context('spawn').Pool",
+    "import multiprocessing; Pool = multiprocessing.context.SpawnContext().Pool",
+    "from multiprocessing.pool import Pool as Stock\nclass Pool(Stock): pass",
+)
+INSTALL = "import multiprocessing_initret; multiprocessing_initret.install()"
+PROGRAM = """
+def give(value):
+    return value
+
+def add(item, initret):
+    return item + initret
+
+if __name__ == "__main__":
+    {last_line_before}
+    with Pool(2, give, (40,), expect_initret=True) as pool:
+        print(pool.map(add, range(3)))
+"""
+
+
+@pytest.mark.parametrize("imports", IMPORTS)
+@pytest.mark.parametrize("order", ["install first", "install last", "install in main"])
+def test_import_order(python, tmp_path, imports, order):
+    lines = {
+        "install first": [INSTALL, imports],
+        "install last": [imports, INSTALL],
+        "install in main": [imports],
+    }[order]
+    program = PROGRAM.format(last_line_before=INSTALL if order == "install in main" else "")
+    (tmp_path / "program.py").write_text("\n".join(lines) + program)
+    assert python("program.py") == "[40, 41, 42]\n"
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 8) or not OVERLAY.exists(), reason="nothing to patch this Python with"
+)
+def test_nothing_to_do_on_a_patched_interpreter(python, tmp_path):
+    python(OVERLAY, tmp_path / "overlay")
+    (tmp_path / "program.py").write_text(
+        textwrap.dedent(
+            """
+            import multiprocessing.context, multiprocessing.dummy, multiprocessing.pool
+            from multiprocessing import pool
+
+            def state():
+                return (
+                    pool.Pool, pool.Pool.__init__, pool.ThreadPool, pool.ThreadPool.__init__,
+                    multiprocessing.context.BaseContext.Pool.__code__,
+                    multiprocessing.dummy.Pool.__code__,
+                    dict(multiprocessing.current_process()._config),
+                )
+
+            native = state()
+            import multiprocessing_initret as backport
+
+            assert backport.Pool is pool.Pool and backport.ThreadPool is pool.ThreadPool
+            assert backport.is_installed()
+            backport.install()
+            assert state() == native
+            backport.uninstall()
+            assert state() == native and backport.is_installed()
+            """
+        )
+    )
+    path = [str(tmp_path / "overlay"), os.environ.get("PYTHONPATH", "")]
+    python("program.py", PYTHONPATH=os.pathsep.join(path))
+
+
+def test_public_names():
+    assert sorted(multiprocessing_initret.__all__) == [
+        "Pool",
+        "ThreadPool",
+        "install",
+        "is_installed",
+        "uninstall",
+    ]
+    assert multiprocessing_initret.__version__.count(".") == 2

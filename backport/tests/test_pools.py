@@ -1,0 +1,172 @@
+"""The classes that leave multiprocessing alone, and the classes of others."""
+import multiprocessing
+import multiprocessing.pool
+import os
+import sys
+
+import multiprocessing_initret
+import pytest
+from conftest import TIMEOUT
+from multiprocessing_initret import is_installed
+
+
+def give(value):
+    return value
+
+
+def add(item, initret):
+    return item + initret
+
+
+def without(item):
+    return item, is_installed()
+
+
+def which(item, initret):
+    return os.getpid(), initret, is_installed()
+
+
+def fail():
+    raise LookupError("no luck")
+
+
+def check(pool):
+    with pool:
+        assert pool.map_async(add, range(5), chunksize=2).get(TIMEOUT) == [40, 41, 42, 43, 44]
+        assert pool.starmap_async(add, [(1,)]).get(TIMEOUT) == [41]
+        assert pool.apply_async(add, (1,)).get(TIMEOUT) == 41
+        assert pool.imap(add, [1]).next(TIMEOUT) == 41
+    pool.join()
+
+
+def test_pool(start_method):
+    context = multiprocessing.get_context(start_method)
+    check(multiprocessing_initret.Pool(2, give, (40,), context=context, expect_initret=True))
+    check(multiprocessing_initret.Pool(2, give, (40,), None, context, expect_initret=True))
+
+
+def test_default_start_method():
+    check(multiprocessing_initret.Pool(2, give, (40,), expect_initret=True))
+
+
+def test_thread_pool():
+    check(multiprocessing_initret.ThreadPool(2, give, (40,), expect_initret=True))
+
+
+def test_multiprocessing_is_left_alone(start_method):
+    context = multiprocessing.get_context(start_method)
+    with multiprocessing_initret.Pool(
+        1, os.getpid, context=context, expect_initret=True
+    ) as pool:
+        pid, initret, patched = pool.apply_async(which, (1,)).get(TIMEOUT)
+    assert pid == initret != os.getpid()
+    assert not patched
+    assert not is_installed()
+    with pytest.raises(TypeError, match="expect_initret"):
+        multiprocessing.Pool(1, give, (1,), expect_initret=True)
+
+
+def test_with_install_too(installed):
+    check(multiprocessing_initret.Pool(2, give, (40,), expect_initret=True))
+    check(multiprocessing_initret.ThreadPool(2, give, (40,), expect_initret=True))
+
+
+@pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
+def test_off(name):
+    with getattr(multiprocessing_initret, name)(2, give, (40,)) as pool:
+        assert pool.map_async(without, range(2)).get(TIMEOUT) == [(0, False), (1, False)]
+        assert "Process" not in vars(pool)
+
+
+@pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
+def test_no_initializer(name):
+    with pytest.raises(ValueError, match="initializer"):
+        getattr(multiprocessing_initret, name)(2, expect_initret=True)
+
+
+@pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
+def test_failing_initializer(name):
+    with getattr(multiprocessing_initret, name)(2, fail, expect_initret=True) as pool:
+        result = pool.map_async(add, range(5))
+        with pytest.raises(LookupError, match="no luck"):
+            result.get(TIMEOUT)
+
+
+def test_they_are_stock_pools():
+    assert issubclass(multiprocessing_initret.Pool, multiprocessing.pool.Pool)
+    assert issubclass(multiprocessing_initret.ThreadPool, multiprocessing.pool.ThreadPool)
+
+
+#
+# Subclasses that others have written for the stock Pool
+#
+
+
+def tidy_worker(*args):
+    """A worker of one's own, as torch.multiprocessing has."""
+    multiprocessing.pool.worker(*args)
+    # Its parent reads no more of it than this.
+    os._exit(3)
+
+
+class TidyPool(multiprocessing.pool.Pool):
+    def _repopulate_pool(self):
+        first = (self._ctx,) if sys.version_info >= (3, 8) else ()
+        while len(self._pool) < self._processes:
+            process = self.Process(
+                *first,
+                target=tidy_worker,
+                args=(
+                    self._inqueue,
+                    self._outqueue,
+                    self._initializer,
+                    self._initargs,
+                    self._maxtasksperchild,
+                    self._wrap_exception,
+                )
+            )
+            self._pool.append(process)
+            process.daemon = True
+            process.start()
+
+
+def test_own_worker(installed, start_method):
+    pool = TidyPool(
+        2, give, (40,), context=multiprocessing.get_context(start_method), expect_initret=True
+    )
+    workers = list(pool._pool)
+    assert pool.map_async(add, range(5)).get(TIMEOUT) == [40, 41, 42, 43, 44]
+    pool.close()
+    pool.join()
+    assert [worker.exitcode for worker in workers] == [3, 3]
+
+
+class NamingPool(multiprocessing.pool.Pool):
+    if sys.version_info >= (3, 8):
+
+        @staticmethod
+        def Process(ctx, *args, **kwds):
+            return ctx.Process(*args, name="own Process", **kwds)
+
+    else:
+
+        def Process(self, *args, **kwds):
+            return self._ctx.Process(*args, name="own Process", **kwds)
+
+
+def name_of_process(initret):
+    return multiprocessing.current_process().name
+
+
+def test_own_process(installed):
+    with NamingPool(1, give, (40,), expect_initret=True) as pool:
+        assert pool.apply_async(name_of_process).get(TIMEOUT).startswith("own PoolWorker")
+
+
+class FortyPool(multiprocessing.pool.Pool):
+    def __init__(self, *args, **kwds):
+        super().__init__(*args, initializer=give, initargs=(40,), **kwds)
+
+
+def test_own_init(installed):
+    check(FortyPool(2, expect_initret=True))
