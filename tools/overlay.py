@@ -7,6 +7,7 @@ The first line writes DEST/multiprocessing: the standard library's package of
 the interpreter that runs it, changed by every patch in Lib/multiprocessing.
 The second runs that interpreter with it.  DEST is complete or not there.
 """
+
 import argparse
 import os
 import pathlib
@@ -17,6 +18,7 @@ import sysconfig
 import tempfile
 
 OLDEST = (3, 8)
+VERSION = sys.version.split()[0]
 PATCHES = pathlib.Path(__file__).resolve().parent.parent / "Lib" / "multiprocessing"
 
 
@@ -35,11 +37,8 @@ def apply(patch, folder):
     )
     if done.returncode:
         raise SystemExit(
-            "{} does not apply to the multiprocessing package of Python {}:\n{}".format(
-                patch.relative_to(PATCHES.parent.parent),
-                sys.version.split()[0],
-                done.stderr.strip(),
-            )
+            f"{patch.relative_to(PATCHES.parent.parent)} does not apply to the "
+            f"multiprocessing package of Python {VERSION}:\n{done.stderr.strip()}"
         )
 
 
@@ -53,12 +52,12 @@ def write_overlay(dest):
     """
     if sys.version_info < OLDEST:
         raise SystemExit(
-            "the patch is for Python {}.{} and later, and this is Python {}: "
-            "use the backport".format(*OLDEST, sys.version.split()[0])
+            f"the patch is for Python {OLDEST[0]}.{OLDEST[1]} and later, "
+            f"and this is Python {VERSION}: use the backport"
         )
     target = dest / "multiprocessing"
     if target.exists():
-        raise SystemExit("{} exists already: remove it, or name another DEST".format(target))
+        raise SystemExit(f"{target} exists already: remove it, or name another DEST")
     if not shutil.which("git"):
         raise SystemExit("git is needed to apply the patch, and it is not on PATH")
     # Not multiprocessing.__file__: that may be an overlay itself.

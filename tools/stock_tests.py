@@ -6,6 +6,7 @@ They are the classes of test._test_multiprocessing whose name has Pool, of the
 interpreter that runs this.  Where it comes without them, or knows no such start
 method, this says so and is content.
 """
+
 import faulthandler
 import multiprocessing
 import sys

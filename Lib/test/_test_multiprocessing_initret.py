@@ -242,8 +242,9 @@ class Record:
         return self.content == other.content
 
 
+positional_only = positional_only_and_any = None
 if sys.version_info >= (3, 8):
-    # This file is read by older Pythons too, for which it is no syntax.
+    # Older Pythons, which read this file too, do not know the syntax.
     exec('def positional_only(item, initret, /): return item, initret')
     exec('def positional_only_and_any(initret, /, **kwds): return initret, kwds')
 

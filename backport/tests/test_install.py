@@ -164,9 +164,9 @@ def test_children_lose_it(start_method):
 
 
 def test_manager(installed, start_method):
-    with multiprocessing.get_context(start_method).Manager() as manager:
-        with manager.Pool(1, give, (1,), expect_initret=True) as pool:
-            assert pool.map_async(add, [1]).get(TIMEOUT) == [2]
+    context = multiprocessing.get_context(start_method)
+    with context.Manager() as manager, manager.Pool(1, give, (1,), expect_initret=True) as pool:
+        assert pool.map_async(add, [1]).get(TIMEOUT) == [2]
 
 
 IMPORTS = (

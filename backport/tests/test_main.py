@@ -1,4 +1,5 @@
 """python -m multiprocessing_initret"""
+
 import multiprocessing
 
 import pytest

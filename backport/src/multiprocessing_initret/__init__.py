@@ -8,6 +8,7 @@ library must not patch its users' interpreter: it uses :class:`Pool` and
 
 Source: CPython issue gh-79018, https://github.com/python/cpython/issues/79018
 """
+
 from ._install import install, is_installed, uninstall
 from ._pool import Pool, ThreadPool
 

@@ -1,8 +1,9 @@
 """Run an unchanged program with the feature installed.
 
-    python -m multiprocessing_initret SCRIPT [ARG...]
-    python -m multiprocessing_initret -m MODULE [ARG...]
+python -m multiprocessing_initret SCRIPT [ARG...]
+python -m multiprocessing_initret -m MODULE [ARG...]
 """
+
 import argparse
 import os
 import runpy

@@ -1,4 +1,5 @@
 """Teach ``multiprocessing`` itself the keyword, in place, and take it back."""
+
 import threading
 from multiprocessing import context, dummy, pool, process
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
@@ -40,7 +41,7 @@ def _context_pool(
     initargs: Iterable[Any] = (),
     maxtasksperchild: Optional[int] = None,
     *,
-    expect_initret: bool = False
+    expect_initret: bool = False,
 ) -> Any:
     from importlib import import_module
 
@@ -59,7 +60,7 @@ def _dummy_pool(
     initializer: Optional[Callable[..., object]] = None,
     initargs: Iterable[Any] = (),
     *,
-    expect_initret: bool = False
+    expect_initret: bool = False,
 ) -> Any:
     from importlib import import_module
 

@@ -1,4 +1,5 @@
 """The pools that take ``expect_initret`` and leave ``multiprocessing`` alone."""
+
 import functools
 import inspect
 from multiprocessing import pool as _pool
@@ -8,9 +9,8 @@ from ._worker import run
 
 # worker() is never patched, so its parameter tells an interpreter that has the
 # feature from one where this package, or a copy of it, is installed.
-NATIVE = "expect_initret" in inspect.signature(
-    _pool.worker  # type: ignore[attr-defined]
-).parameters
+_worker_takes = inspect.signature(_pool.worker).parameters  # type: ignore[attr-defined]
+NATIVE = "expect_initret" in _worker_takes
 
 if TYPE_CHECKING:
     from ._typing import StockPool, StockThreadPool
@@ -64,7 +64,7 @@ class Pool(StockPool):
         maxtasksperchild: Optional[int] = None,
         context: Any = None,
         *,
-        expect_initret: bool = False
+        expect_initret: bool = False,
     ) -> None:
         if expect_initret:
             _bind_workers(self, initializer)
@@ -91,7 +91,7 @@ class ThreadPool(StockThreadPool):
         initializer: Optional[Callable[..., object]] = None,
         initargs: Iterable[Any] = (),
         *,
-        expect_initret: bool = False
+        expect_initret: bool = False,
     ) -> None:
         if expect_initret:
             _bind_workers(self, initializer)

@@ -1,4 +1,5 @@
 """The stock pools, with functions to map that take ``initret`` besides their item."""
+
 from collections.abc import Callable, Iterable
 from multiprocessing import pool
 from typing import Any, Protocol, TypeVar, overload

@@ -1,4 +1,5 @@
 """What runs in a worker: the interpreter's own loop, its tasks bound to initret."""
+
 import traceback
 from multiprocessing import util
 from multiprocessing.pool import (  # type: ignore[attr-defined]
@@ -70,7 +71,7 @@ def run(
     outqueue: Any,
     initializer: Callable[..., object],
     initargs: Iterable[Any],
-    *args: Any
+    *args: Any,
 ) -> None:
     """Run a worker's own target, stock or a subclass's, with tasks bound to initret."""
     tasks = _BoundTasks(inqueue, initializer, initargs)

@@ -1,0 +1,111 @@
+"""Insert records into a database, each worker through an engine of its own.
+
+The first pattern of gh-79018: a SQLAlchemy engine can't be pickled, and must not
+be shared by processes.  So each worker makes one, and every call of
+insert_record() in that worker is given it as `initret`.  The records are the
+characters of the Unicode character database that have a name.
+
+    python insert_records.py
+    python insert_records.py --url postgresql+psycopg://user:password@host/database
+"""
+
+import argparse
+import collections
+import itertools
+import multiprocessing
+import os
+import sys
+import tempfile
+import unicodedata
+
+import multiprocessing_initret
+import sqlalchemy
+from tqdm import tqdm
+
+multiprocessing_initret.install()
+
+characters = sqlalchemy.Table(
+    "initret_example_characters",
+    sqlalchemy.MetaData(),
+    sqlalchemy.Column("code_point", sqlalchemy.Integer, nullable=False),
+    sqlalchemy.Column("name", sqlalchemy.String(100), nullable=False),
+    sqlalchemy.Column("category", sqlalchemy.String(2), nullable=False),
+)
+
+
+def make_engine(url):
+    """Connect to a database: the initializer of each worker, and the parent too."""
+    waiting = {"timeout": 60} if url.startswith("sqlite") else {}  # seconds, for the one writer
+    return sqlalchemy.create_engine(url, connect_args=waiting)
+
+
+def insert_record(record, initret):
+    """Insert one row, and tell which worker and which connection did it."""
+    with initret.begin() as connection:
+        connection.execute(characters.insert(), record)
+        return os.getpid(), id(connection.connection.dbapi_connection)
+
+
+def named_characters(count):
+    """Return the first `count` records of the Unicode character database."""
+    points = (point for point in range(sys.maxunicode + 1) if unicodedata.name(chr(point), ""))
+    return [
+        {
+            "code_point": point,
+            "name": unicodedata.name(chr(point)),
+            "category": unicodedata.category(chr(point)),
+        }
+        for point in itertools.islice(points, count)
+    ]
+
+
+def insert_all(records, url, processes, start_method):
+    """Insert the records by a pool, and return the (process, connection) pairs that did it."""
+    pool = multiprocessing.get_context(start_method).Pool
+    with pool(processes, make_engine, (url,), expect_initret=True) as workers:
+        done = workers.imap_unordered(insert_record, records)
+        used = set(tqdm(done, total=len(records), unit=" records"))
+        workers.close()
+        workers.join()  # so that each connection is closed, and not cut off
+    return used
+
+
+def check(records, engine):
+    """Exit with a message unless the database holds each record once."""
+    with engine.connect() as connection:
+        rows = collections.Counter(map(tuple, connection.execute(sqlalchemy.select(characters))))
+    expected = collections.Counter(tuple(record.values()) for record in records)
+    missing, too_many = expected - rows, rows - expected
+    if missing or too_many:
+        sys.exit(f"{sum(missing.values())} rows are missing, {sum(too_many.values())} are too many")
+    return sum(rows.values())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--url", help="SQLAlchemy's name of a database (default: a SQLite file)")
+    parser.add_argument("--records", type=int, default=3000, help="how many (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=4, help="workers (default: %(default)s)")
+    parser.add_argument("--start-method", choices=multiprocessing.get_all_start_methods())
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        url = options.url or "sqlite:///" + os.path.join(folder, "characters.db")
+        engine = make_engine(url)
+        characters.drop(engine, checkfirst=True)
+        characters.create(engine)
+        engine.dispose()  # what is open now would be inherited where workers are forked
+        records = named_characters(options.records)
+        used = insert_all(records, url, options.processes, options.start_method)
+        rows = check(records, engine)
+        characters.drop(engine)
+        engine.dispose()
+    workers = {worker for worker, _ in used}
+    print(
+        f"{rows} rows in {engine.dialect.name}, none missing, none doubled, "
+        f"by {len(workers)} workers with {len(used)} connections"
+    )
+
+
+if __name__ == "__main__":
+    main()

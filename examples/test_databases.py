@@ -1,0 +1,89 @@
+"""insert_records.py with real PostgreSQL and MariaDB servers, each started here."""
+
+import glob
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+
+import pytest
+import sqlalchemy
+from test_examples import TIMEOUT, run
+
+# Neither server runs as root: it is given its package's own user then.
+ROOT = hasattr(os, "getuid") and os.getuid() == 0
+
+
+def as_user(name):
+    return {"user": name} if ROOT else {}
+
+
+def call(*command, user):
+    subprocess.run(command, check=True, timeout=TIMEOUT, cwd="/", **as_user(user))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def folder():
+    # For the servers' users to enter.
+    with tempfile.TemporaryDirectory() as path:
+        os.chmod(path, 0o777)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def postgresql(folder):
+    found = shutil.which("pg_ctl") or max(glob.glob("/usr/lib/postgresql/*/bin/pg_ctl"), default="")
+    if not found:
+        pytest.skip("no PostgreSQL server is installed")
+    programs, data, port = os.path.dirname(found), os.path.join(folder, "postgresql"), free_port()
+    initdb, pg_ctl = os.path.join(programs, "initdb"), os.path.join(programs, "pg_ctl")
+    call(initdb, "-D", data, "-U", "example", "--auth=trust", user="postgres")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+    log = os.path.join(data, "log")
+    call(pg_ctl, "start", "--wait", "-D", data, "-l", log, "-o", options, user="postgres")
+    yield f"postgresql+psycopg://example@127.0.0.1:{port}/postgres"
+    call(pg_ctl, "stop", "-m", "immediate", "-D", data, user="postgres")
+
+
+@pytest.fixture(scope="module")
+def mariadb(folder):
+    server = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
+    if not server:
+        pytest.skip("no MariaDB server is installed")
+    data, port = os.path.join(folder, "mariadb"), free_port()
+    where = ["--no-defaults", "--datadir=" + data]
+    password = "--auth-root-authentication-method=normal"  # none, that is
+    call("mariadb-install-db", *where, password, "--skip-test-db", user="mysql")
+    address = ["--socket=" + os.path.join(folder, "mariadb.sock"), f"--port={port}"]
+    process = subprocess.Popen(
+        [server, *where, *address, "--bind-address=127.0.0.1"], **as_user("mysql")
+    )
+    try:
+        ping = ["mariadb-admin", "--no-defaults", "--user=root", "--wait=60", *address, "ping"]
+        call(*ping, user="mysql")
+        url = f"mariadb+pymysql://root@127.0.0.1:{port}/"
+        engine = sqlalchemy.create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("CREATE DATABASE example"))
+        engine.dispose()
+        yield url + "example"
+    finally:
+        process.terminate()
+        process.wait(TIMEOUT)
+
+
+@pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"])
+def test_insert_records(request, database, start_method):
+    url = request.getfixturevalue(database)
+    printed = run("insert_records.py", "--url", url, "--start-method", start_method)
+    assert printed.startswith(f"3000 rows in {database}, none missing, none doubled")
+    assert "with 4 connections" in printed
