@@ -699,7 +699,7 @@ class _TestPool:
         pool.close()
         pool.join()
         self.assertEqual(result.get(TIMEOUT), list(range(40, 50)))
-        self.assertRaises(ValueError, pool.apply, add, (1,))
+        self.assertRaises(ValueError, pool.map, add, [1])
 
     def test_terminate(self):
         event = self.shared.Event()
@@ -712,7 +712,7 @@ class _TestPool:
     def test_with(self):
         with self.Pool(2, give, (40,), expect_initret=True) as pool:
             self.assertEqual(pool.map(add, range(3)), [40, 41, 42])
-        self.assertRaises(ValueError, pool.apply, add, (1,))
+        self.assertRaises(ValueError, pool.map, add, [1])
         pool.join()
 
 

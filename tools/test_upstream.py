@@ -1,0 +1,159 @@
+"""tools/upstream.py: one commit in a CPython checkout, or that checkout as it was.
+
+No CPython repository is needed: a scratch one stands in, made of this
+interpreter's own files and, for the documentation, of the lines that the
+patch itself quotes.
+"""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+from test_documentation import quoted
+
+HERE = pathlib.Path(__file__).resolve().parent.parent
+DOC = "Doc/library/multiprocessing.rst"
+POOL = "Lib/multiprocessing/pool.py"
+
+
+def run(*command, cwd):
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=str(cwd),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=60,
+    )
+
+
+def upstream(*args):
+    done = run(sys.executable, HERE / "tools" / "upstream.py", *args, cwd=HERE)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    folder = tmp_path / "cpython"
+    stock = pathlib.Path(sysconfig.get_path("stdlib"), "multiprocessing")
+    shutil.copytree(
+        str(stock),
+        str(folder / "Lib" / "multiprocessing"),
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    (folder / DOC).parent.mkdir(parents=True)
+    (folder / DOC).write_text(quoted(), encoding="utf-8")
+    for command in (
+        ["init", "-q", "-b", "main"],
+        ["config", "user.name", "A. Developer"],
+        ["config", "user.email", "developer@example.org"],
+        ["config", "core.autocrlf", "false"],
+        ["add", "."],
+        ["commit", "-q", "-m", "CPython"],
+    ):
+        assert run("git", *command, cwd=folder).returncode == 0
+    return folder
+
+
+def state(checkout):
+    """Everything about a checkout that a refusal must leave alone."""
+    return [
+        run("git", *command, cwd=checkout).stdout
+        for command in (
+            ["for-each-ref"],
+            ["symbolic-ref", "HEAD"],
+            ["status", "--porcelain"],
+            ["diff", "HEAD"],
+            ["diff", "--cached"],
+        )
+    ]
+
+
+def refused(checkout, *args):
+    before = state(checkout)
+    code, message = upstream(checkout, *args)
+    assert code == 1 and state(checkout) == before
+    return message
+
+
+def test_one_commit(checkout):
+    before = state(checkout)
+    code, message = upstream(checkout, "--check")
+    assert code == 0 and "patches apply" in message
+    assert state(checkout) == before
+
+    code, message = upstream(checkout)
+    assert code == 0 and "./python -m test test_multiprocessing_initret" in message
+    _, head, status, _, _ = state(checkout)
+    assert head == "refs/heads/gh-79018-expect-initret\n" and status == ""
+    log = run("git", "log", "--format=%s", cwd=checkout).stdout.splitlines()
+    assert log == ["gh-79018: Add expect_initret to multiprocessing.Pool", "CPython"]
+
+    changed = run("git", "diff", "--name-only", "main", cwd=checkout).stdout.split()
+    landing = [
+        path.relative_to(HERE)
+        for room in ("Doc", "Lib", "Misc")
+        for path in (HERE / room).rglob("*.*")
+        if path.suffix in (".patch", ".py", ".rst")
+    ]
+    assert sorted(changed) == sorted(path.as_posix().replace(".patch", "") for path in landing)
+    for path in landing:
+        if path.suffix != ".patch":
+            assert (checkout / path).read_bytes() == (HERE / path).read_bytes()
+    assert "expect_initret" in (checkout / POOL).read_text(encoding="utf-8")
+    assert (checkout / DOC).read_text(encoding="utf-8").count("versionchanged:: next") == 2
+
+    before = state(checkout)
+    code, message = upstream(checkout)
+    assert code == 0 and "done already" in message
+    assert state(checkout) == before
+
+
+def test_branch(checkout):
+    assert upstream(checkout, "--branch", "initret")[0] == 0
+    assert state(checkout)[1] == "refs/heads/initret\n"
+
+
+def test_branch_exists(checkout):
+    run("git", "branch", "initret", cwd=checkout)
+    assert "initret" in refused(checkout, "--branch", "initret")
+
+
+@pytest.mark.parametrize("change", ["edited", "staged", "untracked"])
+def test_dirty(checkout, change):
+    if change == "untracked":
+        (checkout / "notes").write_text("")
+    else:
+        (checkout / POOL).write_text("# empty\n")
+    if change == "staged":
+        run("git", "add", POOL, cwd=checkout)
+        run("git", "restore", "--source=HEAD", "--worktree", POOL, cwd=checkout)
+    assert ("notes" if change == "untracked" else POOL) in refused(checkout)
+
+
+def test_no_cpython(checkout, tmp_path):
+    run("git", "rm", "-q", POOL, cwd=checkout)
+    run("git", "commit", "-q", "-m", "No more of it", cwd=checkout)
+    assert "is no CPython" in refused(checkout)
+    assert "not the top of a git checkout" in upstream(tmp_path)[1]
+    assert "not the top of a git checkout" in upstream(tmp_path / "missing")[1]
+
+
+def test_a_hunk_that_does_not_apply(checkout):
+    text = (checkout / POOL).read_text(encoding="utf-8")
+    (checkout / POOL).write_text(text.replace("def mapstar(", "def map_star("), encoding="utf-8")
+    (checkout / DOC).unlink()
+    run("git", "commit", "-q", "-a", "-m", "Something has changed", cwd=checkout)
+    for args in [], ["--check"]:
+        message = refused(checkout, *args)
+        assert re.search(rf"{POOL}: this hunk does not apply: @@ -\d+", message)
+        assert DOC in message
+
+
+def test_no_identity(checkout):
+    run("git", "config", "user.name", "", cwd=checkout)
+    assert "git commit-tree failed" in refused(checkout)
