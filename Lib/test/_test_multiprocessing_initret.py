@@ -329,10 +329,17 @@ class _TestCalls:
 
     kinds = ('processes', 'manager', 'threads')
 
-    def setUp(self):
-        super().setUp()
-        self.value = 40
-        self.two_workers = self.pool(2, give, (self.value,))
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.two_workers = cls.Pool(2, give, (40,), expect_initret=True)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.two_workers.close()
+        cls.two_workers.join()
+        del cls.two_workers
+        super().tearDownClass()
 
     def test_each_way(self):
         for way in WAYS:
