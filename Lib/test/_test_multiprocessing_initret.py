@@ -21,7 +21,12 @@ import sys
 import threading
 import traceback
 import unittest
+import weakref
 
+try:
+    import multiprocessing.synchronize
+except ImportError:
+    raise unittest.SkipTest('multiprocessing needs semaphores') from None
 try:
     import sqlite3
 except ImportError:
@@ -63,6 +68,11 @@ def give(*values):
 
 def give_falsy(name):
     return {'None': None, 'False': False, 'zero': 0, 'list': [], 'str': ''}[name]
+
+
+def count_and_give_falsy(runs, name):
+    runs.release()
+    return give_falsy(name)
 
 
 def give_lock():
@@ -108,6 +118,10 @@ class InitializerError(Exception):
 class UnpicklableError(Exception):
     def __init__(self, message):
         super().__init__(message, threading.Lock())
+
+
+def exit_worker():
+    raise SystemExit
 
 
 def fail(*args):
@@ -463,6 +477,15 @@ class _TestValue:
                 for way in WAYS:
                     self.assertEqual(run(pool, way, is_value, [name]), [True])
 
+    def test_falsy_is_made_once(self):
+        for name in 'None', 'False', 'zero', 'list', 'str':
+            with self.subTest(name):
+                runs = self.shared.Semaphore(0)
+                pool = self.pool(1, count_and_give_falsy, (runs, name))
+                self.assertEqual(run(pool, 'apply_async', is_value, [name] * 3), [True] * 3)
+                self.assertTrue(runs.acquire(False))
+                self.assertFalse(runs.acquire(False), 'the initializer ran again')
+
     def check_use(self, initializer, func, items, expected):
         pool = self.pool(1, initializer)
         for way in WAYS:
@@ -602,9 +625,6 @@ class _TestFailingInitializer:
         pool = self.pool(1, fail_unpicklably)
         expected = (UnpicklableError if self.kind == 'threads'
                     else multiprocessing.pool.MaybeEncodingError)
-        if self.kind == 'manager':
-            # Its server can't always send that one on; what it says instead does.
-            expected = Exception
         for way in WAYS:
             with self.subTest(way=way):
                 with self.assertRaises(expected):
@@ -715,6 +735,7 @@ class _TestPool:
         event.set()
         pool.terminate()
         pool.join()
+        self.assertRaises(ValueError, pool.map, add, [1])
 
     def test_with(self):
         with self.Pool(2, give, (40,), expect_initret=True) as pool:
@@ -736,6 +757,11 @@ class _TestPoolHere:
             self.Pool(1, None, (1,), expect_initret=True)
         self.assertEqual(
             (threading.active_count(), multiprocessing.active_children()), before)
+
+    def test_start_method(self):
+        pool = self.pool(1, give, (1,))
+        if self.kind == 'processes':
+            self.assertEqual(pool._ctx.get_start_method(), self.start_method)
 
     def test_bad_arguments(self):
         with self.assertRaises(TypeError):
@@ -797,9 +823,40 @@ class _TestWorkersHere:
         with self.assertLogs(multiprocessing.util.get_logger(), 'INFO') as logged:
             pool = self.pool(1, fail)
             self.assertRaises(InitializerError, pool.apply, describe)
-        message = '\n'.join(logged.output)
-        self.assertIn('initializer', message)
-        self.assertIn('InitializerError: no luck', message)
+        message, = logged.output
+        self.assertRegex(message, '^INFO:.*initializer.*InitializerError.*no luck')
+
+    def test_no_exception(self):
+        # As without the feature: this one ends the worker.
+        pool = self.pool(1, exit_worker)
+        worker, = pool._pool
+        worker.join(TIMEOUT)
+        self.assertFalse(worker.is_alive())
+
+    def test_off_keeps_nothing(self):
+        values = []
+
+        def initializer():
+            value = Tally()
+            values.append(weakref.ref(value))
+            return value
+
+        with self.Pool(1, initializer) as pool:
+            pool.apply(without, (1,))
+            gc.collect()
+            self.assertIsNone(values[0]())
+        pool.join()
+
+    @unittest.skipUnless(hasattr(threading, 'excepthook'), 'no threading.excepthook')
+    def test_off_and_failing_initializer(self):
+        self.addCleanup(setattr, threading, 'excepthook', threading.excepthook)
+        raised = []
+        threading.excepthook = lambda args: raised.append(args.exc_type)
+        with self.Pool(2, fail) as pool:
+            for worker in list(pool._pool):
+                worker.join(TIMEOUT)
+                self.assertFalse(worker.is_alive())
+        self.assertEqual(set(raised), {InitializerError})
 
     def test_subclass(self):
         with RecordingThreadPool(1, give, (40,), expect_initret=True) as pool:

@@ -12,7 +12,7 @@ import threading
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT
-from multiprocessing_initret import install, is_installed, uninstall
+from multiprocessing_initret import _install, install, is_installed, uninstall
 
 OVERLAY = pathlib.Path(__file__).resolve().parent.parent.parent / "tools" / "overlay.py"
 
@@ -97,22 +97,56 @@ def test_twice_is_once():
     check_stock()
 
 
-def test_from_threads_at_once():
-    barrier = threading.Barrier(8)
+def test_from_threads_at_once(monkeypatch):
+    replacements = _install._replacements
+    one, other = threading.Event(), threading.Event()
 
-    def install_with_the_others():
-        barrier.wait(TIMEOUT)
-        install()
+    def replacements_of_one():
+        if one.is_set():
+            other.set()
+        one.set()
+        other.wait(0.2)
+        return replacements()
 
-    for _ in range(20):
-        threads = [threading.Thread(target=install_with_the_others) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(TIMEOUT)
-        assert is_installed()
-        uninstall()
-        assert not is_installed()
+    monkeypatch.setattr(_install, "_replacements", replacements_of_one)
+    threads = [threading.Thread(target=install) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert not other.is_set(), "two threads were installing at once"
+    check_installed()
+    uninstall()
+    check_stock()
+
+
+def test_pools_can_be_made_meanwhile(monkeypatch):
+    replacements = _install._replacements
+
+    def replacements_one_by_one():
+        for replacement in replacements():
+            yield replacement
+            for pool in all_pools():
+                pool(1).terminate()
+
+    monkeypatch.setattr(_install, "_replacements", replacements_one_by_one)
+    install()
+    check_installed()
+    uninstall()
+    check_stock()
+
+
+def test_wrapped_afterwards(monkeypatch):
+    install()
+    init = multiprocessing.pool.Pool.__init__
+    monkeypatch.setattr(
+        multiprocessing.pool.Pool, "__init__", lambda self, *args, **kwds: init(self, *args, **kwds)
+    )
+    wrapped = state()
+    install()
+    assert is_installed() and state() == wrapped
+    monkeypatch.undo()
+    uninstall()
     check_stock()
 
 

@@ -1,6 +1,7 @@
 """python -m multiprocessing_initret"""
 
 import multiprocessing
+import sys
 
 import pytest
 
@@ -40,10 +41,12 @@ if __name__ == "__main__":
 POOLS_PRINT = "[40, 41, 42]\n[40, 41]\n[40, 41]\n[40]\n[40, 41, 42, 43]\n"
 
 FACTS = """
-import sys
-print(sys.argv[1:], __name__, __file__.rsplit("/")[-1].rsplit("\\\\")[-1], __spec__ is None)
-import neighbour
-print(sys.modules["__main__"].__dict__ is globals())
+import os, sys
+print(sys.argv[1:], __name__, __file__, __spec__ and __spec__.name, __builtins__, type(__loader__))
+print(sorted(name for name in globals() if name not in ("__annotations__", "__cached__")))
+print(sys.modules["__main__"].__dict__ is globals(), sys.path[0])
+if not sys.flags.isolated and not getattr(sys.flags, "safe_path", False):
+    import neighbour
 """
 
 
@@ -75,6 +78,11 @@ def test_a_script_runs_as_it_would_alone(python, tmp_path):
     script = folder / "program.py"
     args = [script, "-m", "-x", "--help", "last"]
     assert python("-m", "multiprocessing_initret", *args) == python(*args)
+    args[0] = "link.py"
+    (tmp_path / "link.py").symlink_to(script)
+    assert python("-m", "multiprocessing_initret", *args) == python(*args)
+    flag = "-I" if sys.version_info < (3, 11) else "-P"
+    assert python(flag, "-m", "multiprocessing_initret", *args) == python(flag, *args)
 
 
 def test_a_module_runs_as_it_would_alone(python, tmp_path):

@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.pool
 import os
+import signal
 import sys
 
 import multiprocessing_initret
@@ -89,6 +90,25 @@ def test_failing_initializer(name):
         result = pool.map_async(add, range(5))
         with pytest.raises(LookupError, match="no luck"):
             result.get(TIMEOUT)
+
+
+ORPHANS = """
+import multiprocessing, os, signal, sys
+import multiprocessing_initret
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    pool = multiprocessing_initret.Pool(2, os.getpid, context=context, expect_initret=True)
+    pool.apply(dict)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
+def test_no_worker_outlives_its_parent(python, tmp_path, start_method):
+    (tmp_path / "program.py").write_text(ORPHANS)
+    # It returns when the last process that holds the pipe of its output has gone.
+    python("program.py", start_method, code=-signal.SIGKILL)
 
 
 def test_they_are_stock_pools():

@@ -5,6 +5,8 @@ python -m multiprocessing_initret -m MODULE [ARG...]
 """
 
 import argparse
+import builtins
+import importlib.machinery
 import os
 import runpy
 import sys
@@ -14,17 +16,20 @@ from . import install
 
 
 def run_script(path: str, source: bytes) -> None:
-    """Run the source as ``python path`` would, in a ``__main__`` of its own.
-
-    It stays ``__main__`` when the file's last line has run, since threads of
-    it may still start workers (``runpy.run_path`` would take it away).
-    """
-    main = types.ModuleType("__main__")
+    """Run the source of a file as ``python path`` would."""
+    if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+        sys.path[0] = os.path.dirname(os.path.realpath(path))
+    if sys.version_info >= (3, 9):
+        path = os.path.abspath(path)
+    main = sys.modules["__main__"]
     main.__file__ = path
-    sys.path[0] = os.path.dirname(os.path.realpath(path))
-    code = compile(source, path, "exec", dont_inherit=True)
-    sys.modules["__main__"] = main
-    exec(code, main.__dict__)
+    main.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)
+    exec(compile(source, path, "exec"), main.__dict__)
+
+
+def run_module(name: str) -> None:
+    """Run a module as ``python -m name`` does."""
+    runpy._run_module_as_main(name)  # type: ignore[attr-defined]
 
 
 def main() -> None:
@@ -39,19 +44,25 @@ def main() -> None:
     argv = options.module or options.script
     if not argv:
         parser.error("name a script, or a module after -m")
+    source = b""
+    if not options.module:
+        try:
+            with open(argv[0], "rb") as file:
+                source = file.read()
+        except OSError as error:
+            parser.error(str(error))
+
     install()
     sys.argv[:] = argv
+    # A __main__ of the program's own, and for good: the public functions of
+    # runpy take it away when the last line has run, but threads of the program
+    # may go on and start workers, which look for it.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.modules["__main__"].__dict__["__builtins__"] = builtins
     if options.module:
-        # What `python -m` itself calls; run_module() would take its __main__
-        # away again at the end, as run_path() does.
-        runpy._run_module_as_main(argv[0])  # type: ignore[attr-defined]
-        return
-    try:
-        with open(argv[0], "rb") as file:
-            source = file.read()
-    except OSError as error:
-        parser.error(str(error))
-    run_script(argv[0], source)
+        run_module(argv[0])
+    else:
+        run_script(argv[0], source)
 
 
 if __name__ == "__main__":

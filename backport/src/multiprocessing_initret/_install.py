@@ -84,7 +84,7 @@ def is_installed() -> bool:
     :returns: true after :func:`install`, and always where the interpreter
         itself has the feature
     """
-    return "expect_initret" in (pool.Pool.__init__.__kwdefaults__ or ())
+    return _pool.NATIVE or bool(_replaced)
 
 
 def install() -> None:
@@ -93,15 +93,18 @@ def install() -> None:
     This changes ``multiprocessing`` for the whole process and the processes it
     starts, so it is for applications to call, once, as early as they like: what
     was imported before, ``from multiprocessing import Pool`` included, has the
-    keyword too.  A second call does nothing, nor does any call where the
+    keyword too.  Only what has wrapped the constructor of a pool, a tracer say,
+    must come after it.  A second call does nothing, nor does any call where the
     interpreter itself has the feature.
     """
     with _lock:
         if is_installed():
             return
+        replaced = []
         for owner, name, value in _replacements():
-            _replaced.append((owner, name, getattr(owner, name)))
+            replaced.append((owner, name, getattr(owner, name)))
             setattr(owner, name, value)
+        _replaced.extend(replaced)
         _config()[_IN_CHILDREN] = _InstalledInChildren()
 
 

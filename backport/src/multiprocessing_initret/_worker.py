@@ -1,6 +1,5 @@
 """What runs in a worker: the interpreter's own loop, its tasks bound to initret."""
 
-import traceback
 from multiprocessing import util
 from multiprocessing.pool import (  # type: ignore[attr-defined]
     _helper_reraises_exception,
@@ -38,10 +37,8 @@ class _BoundTasks:
         """
         try:
             self._initret = self._initializer(*self._initargs)
-        except Exception:
-            util.info(
-                "initializer failed, the next task runs it again:\n%s", traceback.format_exc()
-            )
+        except Exception as error:
+            util.info("initializer failed, the next task runs it again: %r", error)
 
     def get(self) -> Optional[_Task]:
         task: Optional[_Task] = self._inqueue.get()
