@@ -9,20 +9,10 @@ import sys
 import textwrap
 
 import pytest
+import stand_in
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 PATCH = HERE / "Doc" / "library" / "multiprocessing.rst.patch"
-
-
-def quoted(patch=PATCH):
-    """Return the page that a patch is for, as far as the patch quotes it."""
-    lines = ["A page of documentation", "=======================", ""]
-    for line in patch.read_text(encoding="utf-8").splitlines()[3:]:
-        if line.startswith("@@"):
-            lines += ["", "   Something else.", ""]
-        elif not line.startswith("+"):
-            lines.append(line[1:])
-    return "\n".join([*lines, "   The end.", ""])
 
 
 def run(*command, cwd):
@@ -43,7 +33,7 @@ def page(tmp_path):
     """The page with the patch applied, in a folder of its own."""
     page = tmp_path / "Doc" / "library" / "multiprocessing.rst"
     page.parent.mkdir(parents=True)
-    page.write_text(quoted(), encoding="utf-8")
+    page.write_text(stand_in.quoted_page(), encoding="utf-8")
     run("git", "init", "-q", cwd=tmp_path)
     run("git", "apply", PATCH, cwd=tmp_path)
     return page

@@ -1,19 +1,12 @@
-"""tools/upstream.py: one commit in a CPython checkout, or that checkout as it was.
-
-No CPython repository is needed: a scratch one stands in, made of this
-interpreter's own files and, for the documentation, of the lines that the
-patch itself quotes.
-"""
+"""tools/upstream.py: one commit in a CPython checkout, or that checkout as it was."""
 
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
-import sysconfig
 
 import pytest
-from test_documentation import quoted
+import stand_in
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 DOC = "Doc/library/multiprocessing.rst"
@@ -38,25 +31,8 @@ def upstream(*args):
 
 @pytest.fixture
 def checkout(tmp_path):
-    folder = tmp_path / "cpython"
-    stock = pathlib.Path(sysconfig.get_path("stdlib"), "multiprocessing")
-    shutil.copytree(
-        str(stock),
-        str(folder / "Lib" / "multiprocessing"),
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    (folder / DOC).parent.mkdir(parents=True)
-    (folder / DOC).write_text(quoted(), encoding="utf-8")
-    for command in (
-        ["init", "-q", "-b", "main"],
-        ["config", "user.name", "A. Developer"],
-        ["config", "user.email", "developer@example.org"],
-        ["config", "core.autocrlf", "false"],
-        ["add", "."],
-        ["commit", "-q", "-m", "CPython"],
-    ):
-        assert run("git", *command, cwd=folder).returncode == 0
-    return folder
+    stand_in.make(tmp_path / "cpython", "multiprocessing")
+    return tmp_path / "cpython"
 
 
 def state(checkout):
