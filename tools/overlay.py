@@ -29,7 +29,7 @@ def apply(patch, folder):
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     env["GIT_CEILING_DIRECTORIES"] = os.path.dirname(folder)
     done = subprocess.run(
-        ["git", "apply", "-p2", str(patch)],
+        ["git", "-c", "core.autocrlf=false", "apply", "-p2", str(patch)],
         cwd=folder,
         env=env,
         stderr=subprocess.PIPE,
@@ -62,7 +62,9 @@ def write_overlay(dest):
         raise SystemExit("git is needed to apply the patch, and it is not on PATH")
     # Not multiprocessing.__file__: that may be an overlay itself.
     stock = pathlib.Path(sysconfig.get_path("stdlib"), "multiprocessing")
-    with tempfile.TemporaryDirectory() as scratch:
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    # On the file system of DEST, so that it can be moved there in one piece.
+    with tempfile.TemporaryDirectory(dir=str(dest.parent)) as scratch:
         scratch = os.path.realpath(scratch)
         copy = pathlib.Path(scratch, "multiprocessing")
         shutil.copytree(str(stock), str(copy), ignore=shutil.ignore_patterns("__pycache__"))
@@ -71,8 +73,8 @@ def write_overlay(dest):
             # Some installations end their lines with CR LF, the patch never does.
             patched.write_bytes(patched.read_bytes().replace(b"\r\n", b"\n"))
             apply(patch, scratch)
-        dest.mkdir(parents=True, exist_ok=True)
-        shutil.move(str(copy), str(target))
+        dest.mkdir(exist_ok=True)
+        os.rename(str(copy), str(target))
 
 
 def main():

@@ -9,11 +9,14 @@ and, since no installation has the source of the documentation, with a page made
 of the lines that the patch of it quotes.
 """
 
+import argparse
+import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import sysconfig
+
+from upstream import LOCATORS
 
 PATCH = pathlib.Path("Doc", "library", "multiprocessing.rst.patch")
 HERE = pathlib.Path(__file__).resolve().parent.parent
@@ -39,16 +42,26 @@ def make(dest, folder="."):
     page.parent.mkdir(parents=True)
     page.write_text(quoted_page(), encoding="utf-8")
     (dest / ".gitignore").write_text("__pycache__/\n")
+    env = {key: value for key, value in os.environ.items() if key not in LOCATORS}
     for command in (
         ["init", "-q", "-b", "main"],
         ["config", "user.name", "A. Developer"],
         ["config", "user.email", "developer@example.org"],
         ["config", "core.autocrlf", "false"],
+        ["config", "commit.gpgsign", "false"],
         ["add", "."],
         ["commit", "-q", "-m", "CPython"],
     ):
-        subprocess.run(["git", *command], cwd=str(dest), check=True)
+        subprocess.run(["git", *command], cwd=str(dest), env=env, check=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dest", metavar="DEST", type=pathlib.Path, help="a folder to be made")
+    make(parser.parse_args().dest)
 
 
 if __name__ == "__main__":
-    make(pathlib.Path(sys.argv[1]))
+    main()

@@ -70,16 +70,11 @@ def test_one_commit(checkout):
     assert log == ["gh-79018: Add expect_initret to multiprocessing.Pool", "CPython"]
 
     changed = run("git", "diff", "--name-only", "main", cwd=checkout).stdout.split()
-    landing = [
-        path.relative_to(HERE)
-        for room in ("Doc", "Lib", "Misc")
-        for path in (HERE / room).rglob("*.*")
-        if path.suffix in (".patch", ".py", ".rst")
-    ]
-    assert sorted(changed) == sorted(path.as_posix().replace(".patch", "") for path in landing)
-    for path in landing:
-        if path.suffix != ".patch":
-            assert (checkout / path).read_bytes() == (HERE / path).read_bytes()
+    landing = run("git", "ls-files", "Doc", "Lib", "Misc", cwd=HERE).stdout.split()
+    assert sorted(changed) == sorted(name.replace(".patch", "") for name in landing)
+    for name in landing:
+        if not name.endswith(".patch"):
+            assert (checkout / name).read_bytes() == (HERE / name).read_bytes()
     assert "expect_initret" in (checkout / POOL).read_text(encoding="utf-8")
     assert (checkout / DOC).read_text(encoding="utf-8").count("versionchanged:: next") == 2
 
@@ -97,6 +92,44 @@ def test_branch(checkout):
 def test_branch_exists(checkout):
     run("git", "branch", "initret", cwd=checkout)
     assert "initret" in refused(checkout, "--branch", "initret")
+
+
+def test_branch_cannot_be_made(checkout):
+    run("git", "branch", "initret", cwd=checkout)
+    assert "initret/2" in refused(checkout, "--branch", "initret/2")
+    assert "no..name" in refused(checkout, "--check", "--branch", "no..name")
+
+
+def test_another_file_of_the_name(checkout):
+    name = "Lib/test/test_multiprocessing_initret.py"
+    (checkout / name).parent.mkdir()
+    (checkout / name).write_text("# other\n")
+    run("git", "add", ".", cwd=checkout)
+    run("git", "commit", "-q", "-m", "Other", cwd=checkout)
+    assert f"{name}: there is another" in refused(checkout, "--check")
+
+
+def test_an_ignored_file_of_the_name(checkout):
+    name = "Lib/test/test_multiprocessing_initret.py"
+    (checkout / ".git" / "info" / "exclude").write_text("Lib/test\n")
+    (checkout / name).parent.mkdir()
+    (checkout / name).write_text("# mine\n")
+    code, message = upstream(checkout)
+    assert code == 1 and name in message
+    assert (checkout / name).read_text() == "# mine\n"
+
+
+def test_amid_a_merge(checkout):
+    head = run("git", "rev-parse", "HEAD", cwd=checkout).stdout
+    (checkout / ".git" / "MERGE_HEAD").write_text(head)
+    assert "MERGE_HEAD" in refused(checkout)
+
+
+def test_in_a_hook(checkout, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(HERE / ".git"))
+    before = run("git", "rev-parse", "HEAD", cwd=HERE).stdout
+    assert upstream(checkout)[0] == 0
+    assert run("git", "rev-parse", "HEAD", cwd=HERE).stdout == before
 
 
 @pytest.mark.parametrize("change", ["edited", "staged", "untracked"])

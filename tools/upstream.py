@@ -3,21 +3,24 @@
     python tools/upstream.py CHECKOUT [--branch NAME]
     python tools/upstream.py CHECKOUT --check
 
-Everything that lands in CPython becomes one commit on a new branch: the patches
-under Lib/ and Doc/ applied, the other files there and under Misc/ as they are.
---check only says whether that would work.  The commit is made beside the work
-tree, so a checkout that is refused is left as it was.
+What this project tracks under Doc/, Lib/ and Misc/ becomes one commit on a new
+branch: the patches applied, the other files as they are.  --check only says
+whether that would work.  The commit is made beside the work tree, so a checkout
+that is refused is left as it was.
 """
 
 import argparse
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
-ROOMS = ("Doc", "Lib", "Misc")
+# What would have git work on another repository than it is told to, in a hook say.
+LOCATORS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+UNFINISHED = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "rebase-merge", "rebase-apply")
 MESSAGE = """\
 gh-79018: Add expect_initret to multiprocessing.Pool
 
@@ -33,7 +36,7 @@ class Checkout:
 
     def __init__(self, folder):
         self.folder = folder
-        self.env = {key: value for key, value in os.environ.items() if key[:4] != "GIT_"}
+        self.env = {key: value for key, value in os.environ.items() if key not in LOCATORS}
 
     def run(self, *args):
         return subprocess.run(
@@ -41,7 +44,8 @@ class Checkout:
             env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            universal_newlines=True,
+            encoding="utf-8",
+            errors="replace",
         )
 
     def git(self, *args):
@@ -51,14 +55,19 @@ class Checkout:
             raise SystemExit(f"{self.folder}: git {args[0]} failed:\n{done.stderr.strip()}")
         return done.stdout.strip()
 
-    def refuse_unless_clean(self):
+    def refuse_unless_ready(self, branch):
         if not (self.folder / ".git").exists():
             raise SystemExit(f"{self.folder} is not the top of a git checkout")
+        self.git("rev-parse", "HEAD")
         if self.run("cat-file", "-e", "HEAD:Lib/multiprocessing/pool.py").returncode:
             raise SystemExit(f"{self.folder} is no CPython: it has no Lib/multiprocessing/pool.py")
         changes = self.git("status", "--porcelain")
         if changes:
             raise SystemExit(f"{self.folder} has changes of its own:\n{changes}")
+        for name in UNFINISHED:
+            if (self.folder / self.git("rev-parse", "--git-path", name)).exists():
+                raise SystemExit(f"{self.folder} is amid something else: {name}")
+        self.git("check-ref-format", "--branch", branch)
 
     def use_index(self, path):
         """Work on an index beside the checkout's own, which stays as it is."""
@@ -66,7 +75,7 @@ class Checkout:
         self.git("read-tree", "HEAD")
 
     def has(self, patches, files):
-        """Tell whether HEAD is what this tool makes of a checkout."""
+        """Tell whether HEAD has every hunk and every file."""
         undone = self.run("apply", "--cached", "--check", "--reverse", *patches)
         return undone.returncode == 0 and all(
             self.run("rev-parse", f"HEAD:{name}").stdout.strip() == self.git("hash-object", path)
@@ -75,7 +84,11 @@ class Checkout:
 
     def stage(self, patches, files):
         """Put everything into the index, or exit with each file and hunk that does not fit."""
-        complaints = []
+        complaints = [
+            f"{name}: there is another file of this name"
+            for name in files
+            if not self.run("cat-file", "-e", f"HEAD:{name}").returncode
+        ]
         for patch in patches:
             applied = self.run("apply", "--cached", "--whitespace=nowarn", patch)
             if applied.returncode:
@@ -90,7 +103,14 @@ class Checkout:
         """Commit the index as a new branch, and change to it."""
         commit = self.git("commit-tree", self.git("write-tree"), "-p", "HEAD", "-m", MESSAGE)
         del self.env["GIT_INDEX_FILE"]
-        self.git("checkout", "-q", "-b", branch, commit)
+        self.git("branch", branch, commit)
+        changed = self.run("checkout", "-q", "--no-overwrite-ignore", branch)
+        left = self.git("status", "--porcelain")
+        if changed.returncode or left:
+            raise SystemExit(
+                f"the commit is on {branch}, but git could not change to it:\n"
+                f"{changed.stderr}{left}"
+            )
 
 
 def name_hunk(patch, stderr):
@@ -105,11 +125,8 @@ def name_hunk(patch, stderr):
 
 def landing():
     """Return the patches, and the other files by their names in CPython."""
-    files = {}
-    for room in ROOMS:
-        for path in sorted((HERE / room).rglob("*")):
-            if path.is_file() and path.suffix in (".patch", ".py", ".rst"):
-                files[path.relative_to(HERE).as_posix()] = str(path)
+    tracked = Checkout(HERE).git("ls-files", "Doc", "Lib", "Misc").splitlines()
+    files = {name: str(HERE / name) for name in tracked}
     patches = [files.pop(name) for name in list(files) if name.endswith(".patch")]
     return patches, files
 
@@ -124,13 +141,17 @@ def main():
     )
     parser.add_argument("--check", action="store_true", help="change nothing, only try")
     options = parser.parse_args()
+    if not shutil.which("git"):
+        raise SystemExit("git is needed, and it is not on PATH")
     patches, files = landing()
     with tempfile.TemporaryDirectory() as scratch:
         checkout = Checkout(options.checkout.resolve())
-        checkout.refuse_unless_clean()
+        checkout.refuse_unless_ready(options.branch)
         checkout.use_index(os.path.join(scratch, "index"))
         if checkout.has(patches, files):
-            return print("It is done already: HEAD has the whole change.")
+            return print("It is done already: HEAD has every hunk and every file.")
+        if checkout.run("rev-parse", "--verify", f"refs/heads/{options.branch}").stdout:
+            raise SystemExit(f"{options.checkout} has a branch {options.branch} already")
         checkout.stage(patches, files)
         if options.check:
             return print(f"{len(patches)} patches apply, {len(files)} files are new.")

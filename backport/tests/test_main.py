@@ -8,7 +8,6 @@ import pytest
 POOLS = """
 import multiprocessing
 import sys
-import threading
 from multiprocessing import Pool
 from multiprocessing.dummy import Pool as ThreadPool
 
@@ -35,18 +34,22 @@ if __name__ == "__main__":
     process = multiprocessing.Process(target=use_pool, args=(1,))
     process.start()
     process.join()
-    # It goes on after the last line of the program.
-    threading.Thread(target=lambda: use_pool(4)).start()
 """
-POOLS_PRINT = "[40, 41, 42]\n[40, 41]\n[40, 41]\n[40]\n[40, 41, 42, 43]\n"
+POOLS_PRINT = "[40, 41, 42]\n[40, 41]\n[40, 41]\n[40]\n"
 
 FACTS = """
-import os, sys
+import os, sys, threading
 print(sys.argv[1:], __name__, __file__, __spec__ and __spec__.name, __builtins__, type(__loader__))
 print(sorted(name for name in globals() if name not in ("__annotations__", "__cached__")))
 print(sys.modules["__main__"].__dict__ is globals(), sys.path[0])
 if not sys.flags.isolated and not getattr(sys.flags, "safe_path", False):
     import neighbour
+
+def go_on_after_the_last_line():
+    threading.main_thread().join()
+    print(sys.modules["__main__"].__dict__ is globals())
+
+threading.Thread(target=go_on_after_the_last_line).start()
 """
 
 
