@@ -1,4 +1,4 @@
-"""With the patches for typeshed, a type checker knows a patched interpreter."""
+"""With the patches for typeshed, a type checker knows an interpreter that has the feature."""
 
 import pathlib
 import re
@@ -25,9 +25,9 @@ def typeshed(tmp_path_factory):
     return folder / "patched"
 
 
-def check(program, *options):
+def check(program, *options, version="3.16"):
     """Return what mypy says of a program, by lines."""
-    command = [sys.executable, "-m", "mypy", "--strict", "--python-version", "3.13"]
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-version", version]
     done = subprocess.run(
         [*command, *map(str, options), str(program)],
         stdout=subprocess.PIPE,
@@ -54,6 +54,8 @@ def test_a_typed_program(native, typeshed):
         "Success: no issues found in 1 source file"
     ]
     assert any("expect_initret" in line for line in check(native)), "typeshed knows it already"
+    before = check(native, "--custom-typeshed-dir", typeshed, version="3.15")
+    assert any("expect_initret" in line for line in before)
 
 
 def test_every_way_to_make_a_pool(tmp_path, typeshed):
@@ -75,6 +77,8 @@ def test_every_way_to_make_a_pool(tmp_path, typeshed):
 
 
 def test_the_readme(tmp_path, typeshed):
+    pytest.importorskip("multiprocessing_initret")
+    pytest.importorskip("sqlalchemy")
     blocks = re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", README.read_text("utf-8"))
     blocks = [block for block in blocks if "expect_initret" in block]
     assert len(blocks) >= 4

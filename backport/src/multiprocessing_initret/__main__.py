@@ -1,4 +1,4 @@
-"""Run an unchanged program with the feature installed.
+"""Run a program with the feature installed, which need not say so itself.
 
 python -m multiprocessing_initret SCRIPT [ARG...]
 python -m multiprocessing_initret -m MODULE [ARG...]
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m multiprocessing_initret",
         usage="%(prog)s (SCRIPT | -m MODULE) [ARG...]",
-        description="Run an unchanged program whose pools take expect_initret.",
+        description="Run a program after multiprocessing_initret.install().",
     )
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.add_argument("script", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
