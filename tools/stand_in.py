@@ -37,7 +37,12 @@ def make(dest, folder="."):
     """Make the tree, with the whole standard library or one folder of it."""
     stdlib = pathlib.Path(sysconfig.get_path("stdlib"))
     ignored = shutil.ignore_patterns("__pycache__", "site-packages", "dist-packages", "config-*")
-    shutil.copytree(str(stdlib / folder), str(dest / "Lib" / folder), ignore=ignored)
+    shutil.copytree(
+        str(stdlib / folder),
+        str(dest / "Lib" / folder),
+        ignore=ignored,
+        ignore_dangling_symlinks=True,  # Debian's sitecustomize.py, without /etc
+    )
     page = dest / PATCH.with_suffix("")
     page.parent.mkdir(parents=True)
     page.write_text(quoted_page(), encoding="utf-8")

@@ -835,8 +835,17 @@ class _TestWorkersInThisProcess:
         message, = logged.output
         self.assertRegex(message, '^INFO:.*initializer.*InitializerError.*no luck')
 
+    def catch_thread_exceptions(self):
+        """Return a list, to be filled with what ends a thread (from 3.8)."""
+        caught = []
+        if hasattr(threading, 'excepthook'):
+            self.addCleanup(setattr, threading, 'excepthook', threading.excepthook)
+            threading.excepthook = lambda args: caught.append(args.exc_type)
+        return caught
+
     def test_initializer_exits(self):
         # As without the feature: this one ends the worker.
+        self.catch_thread_exceptions()
         pool = self.pool(1, exit_worker)
         worker, = pool._pool
         worker.join(TIMEOUT)
@@ -858,14 +867,12 @@ class _TestWorkersInThisProcess:
 
     @unittest.skipUnless(hasattr(threading, 'excepthook'), 'no threading.excepthook')
     def test_off_and_failing_initializer(self):
-        self.addCleanup(setattr, threading, 'excepthook', threading.excepthook)
-        raised = []
-        threading.excepthook = lambda args: raised.append(args.exc_type)
+        caught = self.catch_thread_exceptions()
         with self.Pool(2, fail) as pool:
             for worker in list(pool._pool):
                 worker.join(TIMEOUT)
                 self.assertFalse(worker.is_alive())
-        self.assertEqual(set(raised), {InitializerError})
+        self.assertEqual(set(caught), {InitializerError})
 
     def test_subclass(self):
         with RecordingThreadPool(1, give, (40,), expect_initret=True) as pool:

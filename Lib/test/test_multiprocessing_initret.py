@@ -18,7 +18,9 @@ if support and support.PGO:
     raise unittest.SkipTest('test is not helpful for PGO')
 
 
-TestSignatures = suite.TestSignatures
+class TestSignatures(suite.TestSignatures):
+    """A test of this module, for whose sake its fixtures run once."""
+
 
 start_methods = multiprocessing.get_all_start_methods()
 if 'fork' in start_methods:
