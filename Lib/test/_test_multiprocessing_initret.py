@@ -10,6 +10,7 @@ import gc
 import inspect
 import itertools
 import os
+import queue
 import socket
 import sys
 import threading
@@ -192,6 +193,13 @@ def use_socketpair(item, initret):
     left, right = initret
     left.sendall(bytes([item]))
     return right.recv(1)[0]
+
+
+def close(initret):
+    """Close what has to be, in the worker that made it."""
+    for value in initret if isinstance(initret, tuple) else (initret,):
+        if hasattr(value, 'close'):
+            value.close()
 
 
 def use_next(item, initret):
@@ -493,6 +501,7 @@ class _TestValue:
         for way in WAYS:
             with self.subTest(way=way):
                 self.assertEqual(run(pool, way, func, items), expected)
+        pool.apply(close)
 
     def test_lock(self):
         self.check_use(give_lock, use_lock, [1, 2, 3], [1, 2, 3])
@@ -832,24 +841,23 @@ class _TestWorkersInThisProcess:
         with self.assertLogs(multiprocessing.util.get_logger(), 'INFO') as logged:
             pool = self.pool(1, fail)
             self.assertRaises(InitializerError, pool.apply, describe)
-        message, = logged.output
+        message, = [line for line in logged.output if 'initializer' in line]
         self.assertRegex(message, '^INFO:.*initializer.*InitializerError.*no luck')
 
-    def catch_thread_exceptions(self):
-        """Return a list, to be filled with what ends a thread (from 3.8)."""
-        caught = []
-        if hasattr(threading, 'excepthook'):
-            self.addCleanup(setattr, threading, 'excepthook', threading.excepthook)
-            threading.excepthook = lambda args: caught.append(args.exc_type)
-        return caught
+    def thread_exceptions(self):
+        """Return the queue of the exceptions that end a thread."""
+        if not hasattr(threading, 'excepthook'):
+            self.skipTest('no threading.excepthook')
+        self.addCleanup(setattr, threading, 'excepthook', threading.excepthook)
+        exceptions = queue.Queue()
+        threading.excepthook = lambda args: exceptions.put(args.exc_type)
+        return exceptions
 
     def test_initializer_exits(self):
         # As without the feature: this one ends the worker.
-        self.catch_thread_exceptions()
-        pool = self.pool(1, exit_worker)
-        worker, = pool._pool
-        worker.join(TIMEOUT)
-        self.assertFalse(worker.is_alive())
+        exceptions = self.thread_exceptions()
+        self.pool(1, exit_worker)
+        self.assertIs(exceptions.get(timeout=TIMEOUT), SystemExit)
 
     def test_off_keeps_nothing(self):
         values = []
@@ -865,14 +873,11 @@ class _TestWorkersInThisProcess:
             self.assertIsNone(values[0]())
         pool.join()
 
-    @unittest.skipUnless(hasattr(threading, 'excepthook'), 'no threading.excepthook')
     def test_off_and_failing_initializer(self):
-        caught = self.catch_thread_exceptions()
-        with self.Pool(2, fail) as pool:
-            for worker in list(pool._pool):
-                worker.join(TIMEOUT)
-                self.assertFalse(worker.is_alive())
-        self.assertEqual(set(caught), {InitializerError})
+        exceptions = self.thread_exceptions()
+        with self.Pool(1, fail) as pool:
+            self.assertIs(exceptions.get(timeout=TIMEOUT), InitializerError)
+        pool.join()
 
     def test_subclass(self):
         with RecordingThreadPool(1, give, (40,), expect_initret=True) as pool:

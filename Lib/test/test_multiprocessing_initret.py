@@ -1,6 +1,5 @@
 """Run the suite of expect_initret for every start method and kind of pool."""
 
-import gc
 import sys
 import unittest
 import warnings
@@ -43,9 +42,9 @@ def setUpModule():
 
 def tearDownModule():
     warned.__exit__(None, None, None)
-    # A pool is a reference cycle, which may hold a semaphore yet.
-    gc.collect()
     if support:
+        # Pools are in reference cycles, and hold semaphores.
+        support.gc_collect()
         # This stops the fork server and the resource tracker.
         multiprocessing.util._cleanup_tests()
 
