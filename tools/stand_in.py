@@ -10,13 +10,11 @@ of the lines that the patch of it quotes.
 """
 
 import argparse
-import os
 import pathlib
 import shutil
-import subprocess
 import sysconfig
 
-from upstream import LOCATORS
+from upstream import Checkout
 
 PATCH = pathlib.Path("Doc", "library", "multiprocessing.rst.patch")
 HERE = pathlib.Path(__file__).resolve().parent.parent
@@ -47,7 +45,7 @@ def make(dest, folder="."):
     page.parent.mkdir(parents=True)
     page.write_text(quoted_page(), encoding="utf-8")
     (dest / ".gitignore").write_text("__pycache__/\n")
-    env = {key: value for key, value in os.environ.items() if key not in LOCATORS}
+    checkout = Checkout(dest)
     for command in (
         ["init", "-q", "-b", "main"],
         ["config", "user.name", "A. Developer"],
@@ -57,7 +55,7 @@ def make(dest, folder="."):
         ["add", "."],
         ["commit", "-q", "-m", "CPython"],
     ):
-        subprocess.run(["git", *command], cwd=str(dest), env=env, check=True)
+        checkout.git(*command)
 
 
 def main():

@@ -4,27 +4,20 @@ import multiprocessing.pool
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import textwrap
 
 import pytest
 import stand_in
+import test_upstream
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 PATCH = HERE / "Doc" / "library" / "multiprocessing.rst.patch"
 
 
 def run(*command, cwd):
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=str(cwd),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        universal_newlines=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stdout
+    done = test_upstream.run(*command, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 

@@ -27,11 +27,6 @@ def run_script(path: str, source: bytes) -> None:
     exec(compile(source, path, "exec"), main.__dict__)
 
 
-def run_module(name: str) -> None:
-    """Run a module as ``python -m name`` does."""
-    runpy._run_module_as_main(name)  # type: ignore[attr-defined]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m multiprocessing_initret",
@@ -60,7 +55,7 @@ def main() -> None:
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.modules["__main__"].__dict__["__builtins__"] = builtins
     if options.module:
-        run_module(argv[0])
+        runpy._run_module_as_main(argv[0])  # type: ignore[attr-defined]  # as `python -m` does
     else:
         run_script(argv[0], source)
 
