@@ -9,8 +9,17 @@ library must not patch its users' interpreter: it uses :class:`Pool` and
 Source: CPython issue gh-79018, https://github.com/python/cpython/issues/79018
 """
 
+from ._broadcast import Broadcast, broadcast
 from ._install import install, is_installed, uninstall
 from ._pool import Pool, ThreadPool
 
 __version__ = "1.0.0"
-__all__ = ["Pool", "ThreadPool", "install", "is_installed", "uninstall"]
+__all__ = [
+    "Broadcast",
+    "Pool",
+    "ThreadPool",
+    "broadcast",
+    "install",
+    "is_installed",
+    "uninstall",
+]
