@@ -1,0 +1,185 @@
+"""The second pattern of gh-79018 by each way that people have: a table for every call.
+
+    python ways.py [ROUNDS]
+
+Each way counts the bits of the 2**16 integers through the table, with four workers
+and in chunks of 4096: once from its start, workers included, and once more with the
+workers there.  Prints the times over those of the stock Pool with a global.
+"""
+
+import contextlib
+import functools
+import importlib
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import multiprocessing_initret
+
+# Imported, since what is pickled by value, as loky and Ray do with __main__, has
+# globals of its own.
+from calls import NUMBERS, count_bits, count_bits_by_global, give, set_global
+
+START_METHOD = "forkserver"  # the default on Linux since 3.14
+WORKERS = 4
+CHUNK = 4096
+EXPECTED = 16 * 2**15
+TABLE = [bin(number).count("1") for number in NUMBERS]
+
+
+def count_bits_of_chunk(table, numbers):
+    return [table[number] for number in numbers]
+
+
+@contextlib.contextmanager
+def global_in_pool(package="multiprocessing"):
+    context = importlib.import_module(package).get_context(START_METHOD)
+    with context.Pool(WORKERS, set_global, (TABLE,)) as pool:
+        yield lambda: pool.map(count_bits_by_global, NUMBERS, CHUNK)
+
+
+@contextlib.contextmanager
+def initret():
+    with multiprocessing_initret.Pool(WORKERS, give, (TABLE,), expect_initret=True) as pool:
+        yield lambda: pool.map(count_bits, NUMBERS, CHUNK)
+
+
+@contextlib.contextmanager
+def partial(chunk=CHUNK):
+    with multiprocessing.Pool(WORKERS) as pool:
+        yield lambda: pool.map(functools.partial(count_bits, initret=TABLE), NUMBERS, chunk)
+
+
+@functools.lru_cache(maxsize=None)
+def cached_table():
+    return [bin(number).count("1") for number in NUMBERS]
+
+
+def count_bits_by_cache(number):
+    return cached_table()[number]
+
+
+@contextlib.contextmanager
+def lru_cache():
+    with multiprocessing.Pool(WORKERS) as pool:
+        yield lambda: pool.map(count_bits_by_cache, NUMBERS, CHUNK)
+
+
+@contextlib.contextmanager
+def global_in_executor():
+    with ProcessPoolExecutor(WORKERS, initializer=set_global, initargs=(TABLE,)) as executor:
+        yield lambda: executor.map(count_bits_by_global, NUMBERS, chunksize=CHUNK)
+
+
+@contextlib.contextmanager
+def mpire():
+    from mpire import WorkerPool
+
+    with WorkerPool(WORKERS, shared_objects=TABLE, start_method=START_METHOD) as pool:
+        yield lambda: pool.map(table_first, NUMBERS, chunk_size=CHUNK)
+
+
+def table_first(table, number):
+    return table[number]
+
+
+@contextlib.contextmanager
+def joblib():
+    import joblib
+    from joblib.externals.loky import get_reusable_executor
+
+    with joblib.Parallel(WORKERS) as parallel:
+        chunks = [NUMBERS[start : start + CHUNK] for start in NUMBERS[::CHUNK]]
+        task = joblib.delayed(count_bits_of_chunk)
+        yield lambda: sum(parallel(task(TABLE, chunk) for chunk in chunks), [])
+    get_reusable_executor().shutdown()  # or its workers stay for the next
+
+
+@contextlib.contextmanager
+def loky():
+    from loky import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(WORKERS, initializer=set_global, initargs=(TABLE,)) as executor:
+        yield lambda: executor.map(count_bits_by_global, NUMBERS, chunksize=CHUNK)
+
+
+@contextlib.contextmanager
+def pebble():
+    from pebble import ProcessPool
+
+    with ProcessPool(WORKERS, initializer=set_global, initargs=(TABLE,)) as pool:
+        yield lambda: pool.map(count_bits_by_global, NUMBERS, chunksize=CHUNK).result()
+
+
+@contextlib.contextmanager
+def global_in_ray():
+    from ray.util.multiprocessing import Pool
+
+    with Pool(WORKERS, set_global, (TABLE,)) as pool:
+        yield lambda: pool.map(count_bits_by_global, NUMBERS, CHUNK)
+
+
+WAYS = {
+    "Pool, a global": global_in_pool,
+    "Pool, initret": initret,
+    "Pool, functools.lru_cache": lru_cache,
+    "Pool, functools.partial": partial,
+    "Pool, functools.partial, chunks of 64": functools.partial(partial, 64),
+    "concurrent.futures, a global": global_in_executor,
+    "multiprocess, a global": functools.partial(global_in_pool, "multiprocess"),
+    "mpire, shared_objects": mpire,
+    "joblib, an argument of each chunk": joblib,
+    "loky, a global": loky,
+    "pebble, a global": pebble,
+    "Ray's Pool, a global": global_in_ray,
+}
+
+
+def first_and_next(way):
+    """Return the seconds of a map with the start of its workers, and of one without."""
+    start = time.perf_counter()
+    with way() as count_all:
+        bits = sum(count_all())
+        first = time.perf_counter() - start
+        start = time.perf_counter()
+        again = sum(count_all())
+        seconds = first, time.perf_counter() - start
+    assert bits == again == EXPECTED
+    return seconds
+
+
+def main():
+    from measure import PYTHON, ratio, save  # what workers need not import
+
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    multiprocessing.set_start_method(START_METHOD)
+    with contextlib.suppress(ImportError):
+        import ray
+
+        # The cluster is there before: what is measured is a pool on it.
+        ray.init("local", num_cpus=WORKERS, include_dashboard=False, logging_level="ERROR")
+    timed = {name: [] for name in WAYS}
+    for number in range(rounds):
+        for name in sorted(timed, reverse=number % 2):
+            try:
+                timed[name].append(first_and_next(WAYS[name]))
+            except ImportError as error:
+                print(f"left out: {name} ({error})")
+                del timed[name]
+
+    saved = []
+    print(f"{PYTHON}, {START_METHOD}{'': <22} from the start    once more")
+    (first, again), *_ = (zip(*timed[name]) for name in WAYS)
+    for name, seconds in timed.items():
+        firsts, agains = zip(*seconds)
+        saved += [
+            ({"name": f"{name}: from the start"}, firsts),
+            ({"name": f"{name}: once more"}, agains),
+        ]
+        print(f"{name:40} {ratio(firsts, first):10.2f} {ratio(agains, again):12.2f}")
+    save("ways", saved, start_method=START_METHOD)
+
+
+if __name__ == "__main__":
+    main()
