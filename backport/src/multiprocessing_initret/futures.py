@@ -39,7 +39,7 @@ class _ThisProcess:
 # of several executors share a process.
 _this_thread = threading.local()
 
-# Seconds until a worker that tells of its failure gives up.
+# Seconds after which a worker gives up telling of its failure.
 _PATIENCE = 5
 
 
@@ -155,12 +155,6 @@ class _ExpectingProcesses(_Expecting):
         for item in list(self._pending_work_items.values()):
             item.future.set_exception = functools.partial(_set_broken, item.future, reason)
         return reason
-
-    @functools.wraps(_stock.Executor.shutdown)
-    def shutdown(self, wait: bool = True, **kwargs: Any) -> None:
-        super().shutdown(wait, **kwargs)  # type: ignore[misc]
-        if wait:
-            self._initargs = ()  # They hold the pipe of the results open.
 
 
 def _init_of(stock: Any, expecting: Type[_Expecting]) -> Callable[..., None]:
