@@ -98,7 +98,12 @@ def give_connection():
     return sqlite3.connect(':memory:')
 
 
-class Tally:
+class Unpicklable:
+    def __reduce__(self):
+        raise TypeError('made to be unpicklable')
+
+
+class Tally(Unpicklable):
     """A value that knows its worker and counts its calls; it can't be pickled."""
 
     def __init__(self, *shared):
@@ -106,7 +111,6 @@ class Tally:
         self.token = os.urandom(8)
         self.calls = 0
         self.shared = shared
-        self.unpicklable = threading.Lock()
 
 
 def where():
@@ -118,9 +122,8 @@ class InitializerError(Exception):
     pass
 
 
-class UnpicklableError(Exception):
-    def __init__(self, message):
-        super().__init__(message, threading.Lock())
+class UnpicklableError(Unpicklable, Exception):
+    pass
 
 
 def exit_worker():

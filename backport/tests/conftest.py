@@ -25,15 +25,16 @@ def installed():
 def python(tmp_path):
     """Run a fresh interpreter in an empty folder, and return its output.
 
-    The folder is tmp_path, and what the interpreter prints to stderr is a
-    failure where it says so by its exit code.
+    The folder is tmp_path, stdin is empty unless it is given, and what the
+    interpreter prints to stderr is a failure where it says so by its exit code.
     """
 
-    def run(*args, code=0, **env):
+    def run(*args, code=0, stdin="", **env):
         done = subprocess.run(
             [sys.executable] + [str(arg) for arg in args],
             cwd=str(tmp_path),
             env=dict(os.environ, **env),
+            input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,

@@ -102,12 +102,12 @@ def test_from_threads_at_once(monkeypatch):
     replacements = _install._replacements
     one, other = threading.Event(), threading.Event()
 
-    def replacements_of_one():
+    def replacements_of_one(package):
         if one.is_set():
             other.set()
         one.set()
         other.wait(0.2)
-        return replacements()
+        return replacements(package)
 
     monkeypatch.setattr(_install, "_replacements", replacements_of_one)
     threads = [threading.Thread(target=install) for _ in range(8)]
@@ -124,8 +124,8 @@ def test_from_threads_at_once(monkeypatch):
 def test_pools_can_be_made_meanwhile(monkeypatch):
     replacements = _install._replacements
 
-    def replacements_one_by_one():
-        for replacement in replacements():
+    def replacements_one_by_one(package):
+        for replacement in replacements(package):
             yield replacement
             for pool in all_pools():
                 pool(1).terminate()
@@ -148,6 +148,23 @@ def test_wrapped_afterwards(monkeypatch):
     assert is_installed() and state() == wrapped
     monkeypatch.undo()
     uninstall()
+    check_stock()
+
+
+def test_wrapped_before(monkeypatch):
+    wrapped, init = [], multiprocessing.pool.Pool.__init__
+
+    def wrapper(self, *args, **kwds):
+        wrapped.append(args)
+        init(self, *args, **kwds)
+
+    monkeypatch.setattr(multiprocessing.pool.Pool, "__init__", wrapper)
+    install()
+    check_installed()
+    assert wrapped
+    uninstall()
+    assert multiprocessing.pool.Pool.__init__ is wrapper
+    monkeypatch.undo()
     check_stock()
 
 
@@ -274,6 +291,17 @@ def test_nothing_to_do_on_a_patched_interpreter(python, tmp_path):
     )
     path = [str(tmp_path / "overlay"), os.environ.get("PYTHONPATH", "")]
     python("program.py", PYTHONPATH=os.pathsep.join(path))
+
+
+NO_FORKS = ("no_such_package", "json", "multiprocessing.pool", "concurrent.futures", "", None)
+
+
+@pytest.mark.parametrize("package", NO_FORKS)
+@pytest.mark.parametrize("function", [install, uninstall, is_installed])
+def test_no_such_fork(function, package):
+    with pytest.raises(ValueError, match=f"package must be .* not {package!r}"):
+        function(package)
+    check_stock()
 
 
 def test_public_names():

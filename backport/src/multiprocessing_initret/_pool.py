@@ -2,15 +2,11 @@
 
 import functools
 import inspect
+from importlib import import_module
 from multiprocessing import pool as _pool
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ._worker import run
-
-# worker() is never patched, so its parameter tells an interpreter that has the
-# feature from one where this package, or a copy of it, is installed.
-_worker_takes = inspect.signature(_pool.worker).parameters  # type: ignore[attr-defined]
-NATIVE = "expect_initret" in _worker_takes
 
 if TYPE_CHECKING:
     from ._typing import StockPool, StockThreadPool
@@ -18,21 +14,62 @@ else:
     StockPool = _pool.Pool
     StockThreadPool = _pool.ThreadPool
 
-_init_pool = _pool.Pool.__init__
-_init_thread_pool = _pool.ThreadPool.__init__
+
+def is_native(package: str) -> bool:
+    """Tell whether a package, multiprocessing or a fork of it, has the feature itself.
+
+    :raises ValueError: for any other package
+    """
+    try:
+        # worker() is never patched, so its parameter tells a package that has the
+        # feature from one where this package, or a copy of it, is installed.
+        worker = import_module(package + ".pool").worker
+    except (AttributeError, ImportError, TypeError) as error:
+        message = "package must be the name of multiprocessing or of a fork of it, not {!r}"
+        raise ValueError(message.format(package)) from error
+    return "expect_initret" in inspect.signature(worker).parameters
 
 
-def _bind_workers(pool: Any, initializer: Optional[Callable[..., object]]) -> None:
+def _bind_workers(pool: Any, module: str) -> None:
     """Let every worker that this pool will start run its target bound to initret."""
-    if initializer is None:
-        pool._state = "INIT"  # Pool.__del__ reads it
-        raise ValueError("expect_initret requires an initializer")
     process = pool.Process
 
     def bound_process(*args: Any, target: Callable[..., object], **kwds: Any) -> Any:
-        return process(*args, target=functools.partial(run, target), **kwds)
+        return process(*args, target=functools.partial(run, module, target), **kwds)
 
     pool.Process = bound_process
+
+
+def expecting(stock: Any) -> Any:
+    """Return a constructor for a stock class of pools that takes ``expect_initret``."""
+    init = stock.__init__
+    module = stock.__module__
+
+    @functools.wraps(init)
+    def __init__(
+        self: Any,
+        processes: Optional[int] = None,
+        initializer: Optional[Callable[..., object]] = None,
+        *args: Any,
+        expect_initret: bool = False,
+        **kwds: Any,
+    ) -> None:
+        if expect_initret:
+            if initializer is None:
+                self._state = "INIT"  # Pool.__del__ reads it
+                raise ValueError("expect_initret requires an initializer")
+            _bind_workers(self, module)
+        init(self, processes, initializer, *args, **kwds)
+
+    # The signature that was there may have the keyword, where a copy of this
+    # package is installed, or be any other, where a tracer has wrapped it.
+    signature = inspect.signature(init)
+    keyword = inspect.Parameter("expect_initret", inspect.Parameter.KEYWORD_ONLY, default=False)
+    parameters = dict(signature.parameters, expect_initret=keyword).values()
+    __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=sorted(parameters, key=lambda parameter: parameter.kind)
+    )
+    return __init__
 
 
 class Pool(StockPool):
@@ -56,19 +93,8 @@ class Pool(StockPool):
     https://docs.python.org/3/library/multiprocessing.html#multiprocessing.pool.Pool
     """
 
-    def __init__(
-        self,
-        processes: Optional[int] = None,
-        initializer: Optional[Callable[..., object]] = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: Optional[int] = None,
-        context: Any = None,
-        *,
-        expect_initret: bool = False,
-    ) -> None:
-        if expect_initret:
-            _bind_workers(self, initializer)
-        _init_pool(self, processes, initializer, initargs, maxtasksperchild, context)
+    if not TYPE_CHECKING:
+        __init__ = expecting(StockPool)
 
 
 class ThreadPool(StockThreadPool):
@@ -85,19 +111,10 @@ class ThreadPool(StockThreadPool):
     https://docs.python.org/3/library/multiprocessing.html#multiprocessing.pool.ThreadPool
     """
 
-    def __init__(
-        self,
-        processes: Optional[int] = None,
-        initializer: Optional[Callable[..., object]] = None,
-        initargs: Iterable[Any] = (),
-        *,
-        expect_initret: bool = False,
-    ) -> None:
-        if expect_initret:
-            _bind_workers(self, initializer)
-        _init_thread_pool(self, processes, initializer, initargs)
+    if not TYPE_CHECKING:
+        __init__ = expecting(StockThreadPool)
 
 
-if NATIVE and not TYPE_CHECKING:
+if not TYPE_CHECKING and is_native("multiprocessing"):
     Pool = _pool.Pool
     ThreadPool = _pool.ThreadPool

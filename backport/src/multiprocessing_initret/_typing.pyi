@@ -1,4 +1,4 @@
-"""The stock pools, with functions to map that take ``initret`` besides their item."""
+"""The stock pools, with the keyword, and functions to map that take ``initret``."""
 
 from collections.abc import Callable, Iterable
 from multiprocessing import pool
@@ -13,6 +13,16 @@ class _TakesInitret(Protocol[_S_contra, _T_co]):
     def __call__(self, item: _S_contra, /, *, initret: Any) -> _T_co: ...
 
 class StockPool(pool.Pool):
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+        *,
+        expect_initret: bool = False,
+    ) -> None: ...
     @overload
     def map(
         self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = None
@@ -56,4 +66,12 @@ class StockPool(pool.Pool):
         self, func: _TakesInitret[_S, _T], iterable: Iterable[_S], chunksize: int | None = 1
     ) -> pool.IMapIterator[_T]: ...
 
-class StockThreadPool(StockPool, pool.ThreadPool): ...
+class StockThreadPool(StockPool, pool.ThreadPool):
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        expect_initret: bool = False,
+    ) -> None: ...

@@ -1,11 +1,6 @@
-"""What runs in a worker: the interpreter's own loop, its tasks bound to initret."""
+"""What runs in a worker: the pool's own loop, its tasks bound to initret."""
 
-from multiprocessing import util
-from multiprocessing.pool import (  # type: ignore[attr-defined]
-    _helper_reraises_exception,
-    mapstar,
-    starmapstar,
-)
+from importlib import import_module
 from typing import Any, Callable, Iterable, Optional, Tuple
 
 _Task = Tuple[int, int, Callable[..., Any], Tuple[Any, ...], Any]
@@ -18,8 +13,13 @@ class _BoundTasks:
     """The task queue of one worker, as that worker's loop sees it."""
 
     def __init__(
-        self, inqueue: Any, initializer: Callable[..., object], initargs: Iterable[Any]
+        self, pool: Any, inqueue: Any, initializer: Callable[..., object], initargs: Iterable[Any]
     ) -> None:
+        # By these the loop's own functions are told from those of the caller.
+        self._reraise = pool._helper_reraises_exception
+        self._mapstar = pool.mapstar
+        self._starmapstar = pool.starmapstar
+        self._info = pool.util.info
         self._inqueue = inqueue
         self._initializer = initializer
         self._initargs = initargs
@@ -38,11 +38,11 @@ class _BoundTasks:
         try:
             self._initret = self._initializer(*self._initargs)
         except Exception as error:
-            util.info("initializer failed, the next task runs it again: %r", error)
+            self._info("initializer failed, the next task runs it again: %r", error)
 
     def get(self) -> Optional[_Task]:
         task: Optional[_Task] = self._inqueue.get()
-        if task is None or task[2] is _helper_reraises_exception:
+        if task is None or task[2] is self._reraise:
             return task
         job, i, func, args, kwds = task
         # The binding is left to the call, so that whatever it raises, Python's
@@ -53,16 +53,17 @@ class _BoundTasks:
         if self._initret is _NO_INITRET:
             self._initret = self._initializer(*self._initargs)
         initret = self._initret
-        if func is mapstar:
+        if func is self._mapstar:
             [(func, batch)] = args
             return [func(x, initret=initret) for x in batch]
-        if func is starmapstar:
+        if func is self._starmapstar:
             [(func, batch)] = args
             return [func(*x, initret=initret) for x in batch]
         return func(*args, **kwds, initret=initret)
 
 
 def run(
+    module: str,
     target: Callable[..., object],
     inqueue: Any,
     outqueue: Any,
@@ -70,6 +71,10 @@ def run(
     initargs: Iterable[Any],
     *args: Any,
 ) -> None:
-    """Run a worker's own target, stock or a subclass's, with tasks bound to initret."""
-    tasks = _BoundTasks(inqueue, initializer, initargs)
+    """Run a worker's own target, stock or a subclass's, with tasks bound to initret.
+
+    The module is the one of the stock pool, by its name: multiprocessing.pool,
+    or that of a fork of it.
+    """
+    tasks = _BoundTasks(import_module(module), inqueue, initializer, initargs)
     target(tasks, outqueue, tasks.initialize, (), *args)

@@ -1,0 +1,158 @@
+"""install("multiprocess"): the fork of multiprocessing that pickles by dill."""
+
+import inspect
+import multiprocessing.dummy
+import multiprocessing.pool
+
+import pytest
+from conftest import TIMEOUT
+from multiprocessing_initret import install, is_installed, uninstall
+
+multiprocess = pytest.importorskip("multiprocess")
+pytest.importorskip("multiprocess.dummy")
+pytest.importorskip("multiprocess.pool")
+
+
+@pytest.fixture
+def installed():
+    install("multiprocess")
+    yield
+    uninstall("multiprocess")
+
+
+def give(value):
+    return value
+
+
+def add(item, initret):
+    return item + initret
+
+
+def state(package):
+    """What install() changes in a package, each thing as it is now."""
+    functions = package.Pool.__func__, package.dummy.Pool
+    return [
+        package.pool.Pool.__init__,
+        package.pool.ThreadPool.__init__,
+        [(function.__code__, function.__kwdefaults__) for function in functions],
+        dict(package.current_process()._config),
+    ]
+
+
+def takes(package):
+    """Tell whether a package has the feature: as a whole or not at all."""
+    pools = package.Pool, package.pool.Pool, package.pool.ThreadPool, package.dummy.Pool
+    answers = {"expect_initret" in inspect.signature(pool).parameters for pool in pools}
+    assert answers == {is_installed(package.__name__)}
+    return answers.pop()
+
+
+def check(pool):
+    with pool:
+        assert pool.map_async(add, range(3)).get(TIMEOUT) == [40, 41, 42]
+
+
+def test_each_package_on_its_own():
+    stock = state(multiprocessing), state(multiprocess)
+    for one, other in (multiprocessing, multiprocess), (multiprocess, multiprocessing):
+        install(one.__name__)
+        assert takes(one) and not takes(other)
+        install(other.__name__)
+        for package in one, other:
+            assert takes(package)
+            check(package.Pool(1, give, (40,), expect_initret=True))
+            check(package.dummy.Pool(1, give, (40,), expect_initret=True))
+        uninstall(one.__name__)
+        assert takes(other) and not takes(one)
+        check(other.Pool(1, give, (40,), expect_initret=True))
+        uninstall(other.__name__)
+        assert (state(multiprocessing), state(multiprocess)) == stock
+
+
+def test_it_is_not_imported_before(python):
+    python("-c", "import multiprocessing_initret, sys; assert 'multiprocess' not in sys.modules")
+
+
+def nested(queue):
+    """Use the feature in a process that has not called install() itself."""
+    with multiprocess.Pool(1, give, (40,), expect_initret=True) as pool:
+        result = pool.map_async(add, range(3)).get(TIMEOUT)
+    queue.put((result, takes(multiprocessing)))
+
+
+def nested_twice(method, queue):
+    process = multiprocess.get_context(method).Process(target=nested, args=(queue,))
+    process.start()
+    process.join(TIMEOUT)
+
+
+def test_children_have_it(installed, start_method):
+    context = multiprocess.get_context(start_method)
+    queue = context.Queue()
+    for target, args in ((nested, (queue,)), (nested_twice, (start_method, queue))):
+        process = context.Process(target=target, args=args)
+        process.start()
+        assert queue.get(timeout=TIMEOUT) == ([40, 41, 42], False)
+        process.join(TIMEOUT)
+        assert process.exitcode == 0
+
+
+def test_lambdas(installed, start_method):
+    make = multiprocess.get_context(start_method).Pool
+    with make(2, lambda value: lambda: value, (40,), expect_initret=True) as pool:
+        result = pool.map_async(lambda item, initret: item + initret(), range(3))
+        assert result.get(TIMEOUT) == [40, 41, 42]
+        result = pool.starmap_async(lambda *items, initret: sum(items) + initret(), [(1, 2)])
+        assert result.get(TIMEOUT) == [43]
+        result = pool.apply_async(lambda **kwds: kwds["initret"]() + kwds["one"], (), {"one": 1})
+        assert result.get(TIMEOUT) == 41
+        result = pool.imap(lambda item, initret: item + initret(), range(3))
+        assert [result.next(TIMEOUT) for _ in range(3)] == [40, 41, 42]
+
+
+def test_lambdas_in_a_manager(installed, start_method):
+    context = multiprocess.get_context(start_method)
+    with context.Manager() as manager, manager.Pool(1, lambda: 40, expect_initret=True) as pool:
+        result = pool.map_async(lambda item, initret: item + initret, range(3))
+        assert result.get(TIMEOUT) == [40, 41, 42]
+
+
+def test_failing_lambda(installed, start_method):
+    make = multiprocess.get_context(start_method).Pool
+    with make(2, lambda: {}["no luck"], expect_initret=True) as pool:
+        result = pool.map_async(lambda item, initret: item, range(3))
+        with pytest.raises(KeyError, match="no luck"):
+            result.get(TIMEOUT)
+
+
+# What spawned workers cannot import: it is in no file.
+SESSION = """
+import multiprocess, multiprocessing_initret
+multiprocessing_initret.install("multiprocess")
+
+def give(value):
+    return value
+
+def add(item, initret):
+    return item + initret
+
+def use_pool(*initializer):
+    with multiprocess.get_context("{}").Pool(2, *initializer, expect_initret=True) as pool:
+        print(pool.map_async(add, range(3)).get(30))
+
+use_pool(give, (40,))
+
+# By default dill leaves out what the functions use of the session's own.
+import dill
+dill.settings["recurse"] = True
+forty = 40
+
+def give_global():
+    return give(forty)
+
+use_pool(give_global)
+"""
+
+
+def test_interactive_session(python, start_method):
+    assert python("-i", stdin=SESSION.format(start_method)) == "[40, 41, 42]\n" * 2
