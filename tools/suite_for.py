@@ -13,13 +13,13 @@ import sys
 import multiprocessing_initret
 import pytest
 
-SUITE = pathlib.Path(__file__).resolve().parent.parent / "Lib" / "test"
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
 
 if __name__ == "__main__":  # and not in the workers
     package, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    for path in SUITE.glob("*.py"):
+    for path in (PROJECT / "Lib" / "test").glob("*.py"):
         text = re.sub(r"\bmultiprocessing\b", package, path.read_text())
         (folder / path.name).write_text(text)
     multiprocessing_initret.install(package)
-    sys.exit(pytest.main(sys.argv[2:]))
+    sys.exit(pytest.main(["-c", str(PROJECT / "tox.ini")] + sys.argv[2:]))
