@@ -35,7 +35,7 @@ def state(package):
         package.pool.Pool.__init__,
         package.pool.ThreadPool.__init__,
         [(function.__code__, function.__kwdefaults__) for function in functions],
-        dict(package.current_process()._config),
+        "multiprocessing_initret" in package.current_process()._config,
     ]
 
 

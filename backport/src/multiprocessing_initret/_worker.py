@@ -50,9 +50,9 @@ class _BoundTasks:
         return job, i, self._call, (func, args, kwds), {}
 
     def _call(self, func: Callable[..., Any], args: Any, kwds: Any) -> Any:
-        if self._initret is _NO_INITRET:
-            self._initret = self._initializer(*self._initargs)
         initret = self._initret
+        if initret is _NO_INITRET:
+            initret = self._initret = self._initializer(*self._initargs)
         if func is self._mapstar:
             [(func, batch)] = args
             return [func(x, initret=initret) for x in batch]
