@@ -114,7 +114,7 @@ def mapped_broadcasts(item, initret):
 
 
 def is_inheritable(item, initret):
-    return os.get_inheritable(initret._shared._fd)
+    return os.get_inheritable(initret._shared.fd)
 
 
 def pool_of(start_method, *args, **kwds):
@@ -287,7 +287,7 @@ def test_descriptor_is_closed(spawning_method):
     with pool_of(spawning_method, 1, value_of, (shared,)) as pool:
         outcome(pool, worker)
     pool.join()
-    fd = shared._shared._fd
+    fd = shared._shared.fd
     os.fstat(fd)
     del pool, shared
     for _ in range(3):  # PyPy needs more than one
@@ -519,7 +519,7 @@ if __name__ == "__main__":
     shared = broadcast(obj)
     pool = Pool(2, value_of, (shared,), context=get_context(method), expect_initret=True)
     pool.apply(pid, (1,))
-    print(os.fstat(shared._shared._fd).st_ino, flush=True)
+    print(os.fstat(shared._shared.fd).st_ino, flush=True)
     if end == "worker killed":
         pool.apply_async(die, (1,))
         pool.apply(pid, (1,))

@@ -306,8 +306,10 @@ def test_no_such_fork(function, package):
 
 def test_public_names():
     assert sorted(multiprocessing_initret.__all__) == [
+        "Broadcast",
         "Pool",
         "ThreadPool",
+        "broadcast",
         "install",
         "is_installed",
         "uninstall",

@@ -6,7 +6,7 @@ import multiprocessing.pool
 
 import pytest
 from conftest import TIMEOUT
-from multiprocessing_initret import install, is_installed, uninstall
+from multiprocessing_initret import broadcast, install, is_installed, uninstall
 
 multiprocess = pytest.importorskip("multiprocess")
 pytest.importorskip("multiprocess.dummy")
@@ -156,3 +156,12 @@ use_pool(give_global)
 
 def test_interactive_session(python, start_method):
     assert python("-i", stdin=SESSION.format(start_method)) == "[40, 41, 42]\n" * 2
+
+
+def value_of(shared):
+    return shared.value
+
+
+def test_broadcast(installed, start_method):
+    pool = multiprocess.get_context(start_method).Pool
+    check(pool(2, value_of, (broadcast(40),), expect_initret=True))

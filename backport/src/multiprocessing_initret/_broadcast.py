@@ -7,8 +7,10 @@ import tempfile
 import threading
 import weakref
 from array import array
-from multiprocessing import context, reduction
+from importlib import import_module
 from typing import Any, Callable, Generic, List, Optional, Tuple, TypeVar
+
+from . import _install
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -42,8 +44,8 @@ class _SharedPickle:
     """
 
     def __init__(self, fd: int, index: int = 0) -> None:
-        self._fd = fd
-        self._index = index  # where the index begins
+        self.fd = fd
+        self.index = index  # where the index begins
         weakref.finalize(self, os.close, fd)
 
     @classmethod
@@ -51,34 +53,37 @@ class _SharedPickle:
         self = cls(_anonymous_file())
         buffers: List[pickle.PickleBuffer] = []
         # To write() new pages is faster than to store through a mapping.
-        with open(self._fd, "wb", closefd=False) as file:
+        with open(self.fd, "wb", closefd=False) as file:
             pickle.Pickler(file, 5, buffer_callback=buffers.append).dump(obj)
             ends = array("Q", [file.tell()])
             for buffer in buffers:
                 file.seek(_aligned(file.tell()))
                 file.write(buffer.raw())
                 ends.append(file.tell())
-            self._index = file.seek(_aligned(file.tell()))
+            self.index = file.seek(_aligned(file.tell()))
             file.write(ends)
         return self
 
     def load(self) -> Any:
         # Whatever is made of these views keeps the mapping.
-        file = memoryview(mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ))
+        file = memoryview(mmap.mmap(self.fd, 0, access=mmap.ACCESS_READ))
         parts, start = [], 0
-        for end in file[self._index :].cast("Q"):
+        for end in file[self.index :].cast("Q"):
             parts.append(file[start:end])
             start = _aligned(end)
         return pickle.loads(parts[0], buffers=parts[1:])
 
-    def __reduce__(self) -> Tuple[Callable[..., "_SharedPickle"], Tuple[Any, int]]:
-        return _receive, (reduction.DupFd(self._fd), self._index)
 
-
-def _receive(descriptor: Any, index: int) -> _SharedPickle:
-    fd = descriptor.detach()
-    os.set_inheritable(fd, False)  # a program that the worker runs would keep the memory
-    return _SharedPickle(fd, index)
+def _context_that_starts_a_process() -> Any:
+    """Return the module of multiprocessing, or of its fork, where this thread does so."""
+    for package in ["multiprocessing", *_install._replaced]:
+        context = import_module(package + ".context")
+        if context.get_spawning_popen() is not None:
+            return context
+    raise RuntimeError(
+        "a Broadcast can only be given to a process that is being started, in a pool's "
+        "initargs or a Process's args: it can't be sent to one that runs, nor be saved"
+    )
 
 
 class Broadcast(Generic[_T_co]):
@@ -104,16 +109,11 @@ class Broadcast(Generic[_T_co]):
                 self._value = self._shared.load()
             return self._value
 
-    def __reduce__(self) -> Tuple[Callable[..., "Broadcast[Any]"], Tuple[Any]]:
-        popen = context.get_spawning_popen()
-        if popen is None:
-            raise RuntimeError(
-                "a Broadcast can only be given to a process that is being started, "
-                "in a pool's initargs or a Process's args: it can't be sent to one "
-                "that runs, nor be saved"
-            )
+    def __reduce__(self) -> Tuple[Callable[..., "Broadcast[Any]"], Tuple[Any, ...]]:
+        context = _context_that_starts_a_process()
         if not _SHARES_MEMORY:
             return Broadcast, (self._value,)
+        popen = context.get_spawning_popen()
         with self._lock:
             if self._shared is None:
                 # What only this child could receive must not be in the pickle.
@@ -122,13 +122,16 @@ class Broadcast(Generic[_T_co]):
                     self._shared = _SharedPickle.dump(self._value)
                 finally:
                     context.set_spawning_popen(popen)
-            return _attach, (self._shared,)
+        fd = popen.DupFd(popen.duplicate_for_child(self._shared.fd))
+        return _receive, (fd, self._shared.index)
 
 
-def _attach(shared: _SharedPickle) -> Broadcast[Any]:
-    attached: Broadcast[Any] = Broadcast(_NOT_LOADED)
-    attached._shared = shared
-    return attached
+def _receive(descriptor: Any, index: int) -> Broadcast[Any]:
+    fd = descriptor.detach()
+    os.set_inheritable(fd, False)  # a program that the worker runs would keep the memory
+    received: Broadcast[Any] = Broadcast(_NOT_LOADED)
+    received._shared = _SharedPickle(fd, index)
+    return received
 
 
 def broadcast(obj: _T) -> Broadcast[_T]:

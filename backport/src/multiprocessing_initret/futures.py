@@ -146,8 +146,9 @@ class _ExpectingProcesses(_Expecting):
         self._initargs += (self._result_queue,)
 
     def _explain(self, reason: str) -> str:
-        # The thread that reads the results sets it, before it gives the futures
-        # another reason, which only they can replace.
+        # The thread that reads the results sets it, and gives the futures another
+        # reason next.  Only they can replace it: after shutdown() that thread has
+        # a collection of its own.
         failure = getattr(_this_thread, "failure", None)
         if failure is None:
             return reason
