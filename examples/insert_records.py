@@ -7,10 +7,14 @@ characters of the Unicode character database that have a name.
 
     python insert_records.py
     python insert_records.py --url postgresql+psycopg://user:password@host/database
+    python insert_records.py --cluster auto
+
+On a cluster of several machines the database must be one that all of them reach.
 """
 
 import argparse
 import collections
+import functools
 import itertools
 import multiprocessing
 import os
@@ -59,9 +63,8 @@ def named_characters(count):
     ]
 
 
-def insert_all(records, url, processes, start_method):
+def insert_all(records, url, processes, pool):
     """Insert the records by a pool, and return the (process, connection) pairs that did it."""
-    pool = multiprocessing.get_context(start_method).Pool
     with pool(processes, make_engine, (url,), expect_initret=True) as workers:
         done = workers.imap_unordered(insert_record, records)
         used = set(tqdm(done, total=len(records), unit=" records"))
@@ -87,7 +90,14 @@ def main():
     parser.add_argument("--records", type=int, default=3000, help="how many (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=4, help="workers (default: %(default)s)")
     parser.add_argument("--start-method", choices=multiprocessing.get_all_start_methods())
+    parser.add_argument("--cluster", metavar="ADDRESS", help="a Ray: auto, local or host:port")
     options = parser.parse_args()
+    if options.cluster:
+        from multiprocessing_initret.ray import Pool
+
+        pool = functools.partial(Pool, ray_address=options.cluster)
+    else:
+        pool = multiprocessing.get_context(options.start_method).Pool
 
     with tempfile.TemporaryDirectory() as folder:
         url = options.url or "sqlite:///" + os.path.join(folder, "characters.db")
@@ -96,7 +106,7 @@ def main():
         characters.create(engine)
         engine.dispose()  # what is open now would be inherited where workers are forked
         records = named_characters(options.records)
-        used = insert_all(records, url, options.processes, options.start_method)
+        used = insert_all(records, url, options.processes, pool)
         rows = check(records, engine)
         characters.drop(engine)
         engine.dispose()
