@@ -36,10 +36,11 @@ ROUNDS = 3
 
 
 def probe(way, method, workers, kind, size):
-    """Return what probe.py prints, or nothing where a library is not there."""
+    """Return what probe.py prints."""
     arguments = [sys.executable, HERE / "probe.py", way, method, workers, kind, size]
     done = subprocess.run(list(map(str, arguments)), stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    # Among messages of Ray's.
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith(b"{")))
 
 
 class Measured:

@@ -13,6 +13,7 @@ the parent had, and that of all workers (proportional set sizes), as JSON.
 import json
 import multiprocessing
 import os
+import pathlib
 import sys
 import tempfile
 import time
@@ -35,31 +36,32 @@ def touch(obj):
     return len(obj) if isinstance(obj, dict) else float(obj[:: PAGE // obj.itemsize].sum())
 
 
+def memory(file, field):
+    """Return megabytes of this process."""
+    with open(f"/proc/self/{file}") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
 class Meeting:
     """A barrier for the workers of any library: each leaves a file, and waits for the others'."""
 
     def __init__(self, folder, workers):
-        self.folder = folder
+        self.folder = pathlib.Path(folder)
         self.workers = workers
 
-    def wait(self):
-        with open(os.path.join(self.folder, str(os.getpid())), "w"):
-            pass
-        while len(os.listdir(self.folder)) < self.workers:
-            time.sleep(0.001)
+    def wait(self, number):
+        (self.folder / f"{os.getpid()}.{number}").touch()
+        while len(list(self.folder.glob(f"*.{number}"))) < self.workers:
+            time.sleep(0.005)
 
 
 def answer(obj, meeting):
-    """Answer once all workers have the object, so that each of them has one task."""
+    """Answer while all workers have the object, so that each of them has one task."""
     touched = touch(obj)
-    meeting.wait()
-    return os.getpid(), touched
-
-
-def memory_of(pid, file, field):
-    """Return megabytes."""
-    with open(f"/proc/{pid}/{file}") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+    meeting.wait(1)
+    megabytes = memory("smaps_rollup", "Pss:")
+    meeting.wait(2)
+    return os.getpid(), touched, megabytes
 
 
 # What each way gives its workers to run.
@@ -77,7 +79,7 @@ def answer_with_initret(meeting, initret):
     return answer(initret, meeting)
 
 
-# The ways: each yields all answers while the workers are there.
+# The ways: each yields all answers, and ends its workers after that.
 
 
 def initargs(obj, meeting, start_method, initializer=give):
@@ -111,11 +113,10 @@ def joblib(obj, meeting, start_method):
 
 
 def ray(obj, meeting, start_method):
-    import ray
+    from multiprocessing_initret.ray import Pool
 
-    reference = ray.put(obj)
-    task = ray.remote(answer)
-    yield ray.get([task.remote(reference, meeting) for _ in range(meeting.workers)])
+    with Pool(meeting.workers, give, (obj,), expect_initret=True) as pool:
+        yield pool.map(answer_with_initret, [meeting] * meeting.workers, chunksize=1)
 
 
 def main():
@@ -140,11 +141,10 @@ def main():
         start = time.perf_counter()
         for answers in globals()[way](obj, Meeting(folder, int(workers)), start_method):
             seconds = time.perf_counter() - start
-            pids = {pid for pid, _ in answers}
-            assert len(pids) == int(workers) and {touched for _, touched in answers} == {expected}
-            in_workers = sum(memory_of(pid, "smaps_rollup", "Pss:") for pid in pids)
-    of_parent = memory_of("self", "status", "VmHWM:")
-    print(json.dumps({"seconds": seconds, "parent": of_parent, "workers": in_workers}))
+            pids, touched, megabytes = zip(*answers)
+            assert len(set(pids)) == int(workers) and set(touched) == {expected}
+    found = {"parent": memory("status", "VmHWM:"), "workers": sum(megabytes)}
+    print(json.dumps({"seconds": seconds, **found}))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,16 @@ def global_in_executor():
 
 
 @contextlib.contextmanager
+def initret_in_executor():
+    from multiprocessing_initret.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(
+        WORKERS, initializer=give, initargs=(TABLE,), expect_initret=True
+    ) as executor:
+        yield lambda: executor.map(count_bits, NUMBERS, chunksize=CHUNK)
+
+
+@contextlib.contextmanager
 def mpire():
     from mpire import WorkerPool
 
@@ -120,6 +130,14 @@ def global_in_ray():
         yield lambda: pool.map(count_bits_by_global, NUMBERS, CHUNK)
 
 
+@contextlib.contextmanager
+def initret_in_ray():
+    from multiprocessing_initret.ray import Pool
+
+    with Pool(WORKERS, give, (TABLE,), expect_initret=True) as pool:
+        yield lambda: pool.map(count_bits, NUMBERS, CHUNK)
+
+
 WAYS = {
     "Pool, a global": global_in_pool,
     "Pool, initret": initret,
@@ -127,12 +145,14 @@ WAYS = {
     "Pool, functools.partial": partial,
     "Pool, functools.partial, chunks of 64": functools.partial(partial, 64),
     "concurrent.futures, a global": global_in_executor,
+    "concurrent.futures, initret": initret_in_executor,
     "multiprocess, a global": functools.partial(global_in_pool, "multiprocess"),
     "mpire, shared_objects": mpire,
     "joblib, an argument of each chunk": joblib,
     "loky, a global": loky,
     "pebble, a global": pebble,
     "Ray's Pool, a global": global_in_ray,
+    "Ray's Pool, initret": initret_in_ray,
 }
 
 
@@ -160,13 +180,16 @@ def main():
         # The cluster is there before: what is measured is a pool on it.
         ray.init("local", num_cpus=WORKERS, include_dashboard=False, logging_level="ERROR")
     timed = {name: [] for name in WAYS}
-    for number in range(rounds):
+    for number in range(rounds + 1):
         for name in sorted(timed, reverse=number % 2):
             try:
-                timed[name].append(first_and_next(WAYS[name]))
+                seconds = first_and_next(WAYS[name])
             except ImportError as error:
                 print(f"left out: {name} ({error})")
                 del timed[name]
+            else:
+                if number:  # the first round warms up
+                    timed[name].append(seconds)
 
     saved = []
     print(f"{PYTHON}, {START_METHOD}{'': <22} from the start    once more")

@@ -6,12 +6,17 @@ from concurrent.futures import Future
 from typing import assert_type
 
 import multiprocessing_initret
-from multiprocessing_initret import Pool, ThreadPool, futures
+from multiprocessing_initret import Broadcast, Pool, ThreadPool, broadcast, futures
 
 multiprocessing_initret.install()
 multiprocessing_initret.uninstall()
 assert_type(multiprocessing_initret.is_installed(), bool)
 assert_type(multiprocessing_initret.__version__, str)
+
+assert_type(broadcast([1]), Broadcast[list[int]])
+assert_type(broadcast([1]).value, list[int])
+number: Broadcast[object] = broadcast(1)
+broadcast(1).value = 2  # type: ignore[misc]
 
 
 def give(factor: int) -> int:

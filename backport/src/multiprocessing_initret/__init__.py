@@ -5,6 +5,9 @@ worker runs, as the keyword argument ``initret``.  An application calls
 :func:`install` once, and all of ``multiprocessing`` takes the keyword.  A
 library must not patch its users' interpreter: it uses :class:`Pool` and
 :class:`ThreadPool` of this package, which leave ``multiprocessing`` alone.
+:func:`broadcast` brings a large object to the workers without a copy for each;
+the modules ``futures`` and ``ray`` have the executors of ``concurrent.futures``
+and the pool of Ray with the keyword.
 
 Source: CPython issue gh-79018, https://github.com/python/cpython/issues/79018
 """
