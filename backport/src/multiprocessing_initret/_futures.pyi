@@ -17,71 +17,40 @@ class _Executor(futures.Executor):
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]: ...
 
 class ProcessPoolExecutor(_Executor, futures.ProcessPoolExecutor):
-    if sys.version_info >= (3, 11):
-        @overload
-        def __init__(
-            self,
-            max_workers: int | None = None,
-            mp_context: BaseContext | None = None,
-            initializer: Callable[[], object] | None = None,
-            initargs: tuple[()] = (),
-            *,
-            max_tasks_per_child: int | None = None,
-            expect_initret: bool = False,
-        ) -> None: ...
-        @overload
-        def __init__(
-            self,
-            max_workers: int | None = None,
-            mp_context: BaseContext | None = None,
-            *,
-            initializer: Callable[[Unpack[_Ts]], object],
-            initargs: tuple[Unpack[_Ts]],
-            max_tasks_per_child: int | None = None,
-            expect_initret: bool = False,
-        ) -> None: ...
-        @overload
-        def __init__(
-            self,
-            max_workers: int | None,
-            mp_context: BaseContext | None,
-            initializer: Callable[[Unpack[_Ts]], object],
-            initargs: tuple[Unpack[_Ts]],
-            *,
-            max_tasks_per_child: int | None = None,
-            expect_initret: bool = False,
-        ) -> None: ...
-    else:
-        @overload
-        def __init__(
-            self,
-            max_workers: int | None = None,
-            mp_context: BaseContext | None = None,
-            initializer: Callable[[], object] | None = None,
-            initargs: tuple[()] = (),
-            *,
-            expect_initret: bool = False,
-        ) -> None: ...
-        @overload
-        def __init__(
-            self,
-            max_workers: int | None = None,
-            mp_context: BaseContext | None = None,
-            *,
-            initializer: Callable[[Unpack[_Ts]], object],
-            initargs: tuple[Unpack[_Ts]],
-            expect_initret: bool = False,
-        ) -> None: ...
-        @overload
-        def __init__(
-            self,
-            max_workers: int | None,
-            mp_context: BaseContext | None,
-            initializer: Callable[[Unpack[_Ts]], object],
-            initargs: tuple[Unpack[_Ts]],
-            *,
-            expect_initret: bool = False,
-        ) -> None: ...
+    # max_tasks_per_child is there from 3.11.
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[[], object] | None = None,
+        initargs: tuple[()] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        expect_initret: bool = False,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        *,
+        initializer: Callable[[Unpack[_Ts]], object],
+        initargs: tuple[Unpack[_Ts]],
+        max_tasks_per_child: int | None = None,
+        expect_initret: bool = False,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None,
+        mp_context: BaseContext | None,
+        initializer: Callable[[Unpack[_Ts]], object],
+        initargs: tuple[Unpack[_Ts]],
+        *,
+        max_tasks_per_child: int | None = None,
+        expect_initret: bool = False,
+    ) -> None: ...
 
 class _ThreadInit:
     @overload
