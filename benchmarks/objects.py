@@ -112,11 +112,10 @@ def measure(most):
     return measured
 
 
-def draw(measured):
+def draw(results):
     """Draw the seconds and the megabytes over the size and over the workers, as four plots."""
     plt.rcParams.update({"svg.hashsalt": "objects", "svg.fonttype": "none", "font.size": 9})
     figure, rows = plt.subplots(2, 2, figsize=(8, 6), constrained_layout=True)
-    results = [one.result() for one in measured]
     for axes, (grows, unit), fixed in zip(
         rows.T, [("size", "size of the array (MB)"), ("workers", "workers")], ["workers", "size"]
     ):
@@ -132,20 +131,22 @@ def draw(measured):
                 x, seconds, megabytes = zip(*line)
                 axes[0].plot(x, seconds, marker="o", markersize=3, label=name)
                 axes[1].plot(x, megabytes, marker="o", markersize=3, label=name)
-        for ax, what in zip(axes, ["seconds to all answers", "MB of all workers together"]):
-            ax.set(xlabel=unit, ylabel=what, ylim=(0, None), xlim=(0, None))
+        axes[0].set(ylabel="seconds to all answers", yscale="log")
+        axes[1].set(ylabel="MB of all workers together", ylim=(0, None))
+        for ax in axes:
+            ax.set(xlabel=unit, xlim=(0, None))
             ax.grid(alpha=0.3)
         axes[0].set_title(f"{FEW} workers" if fixed == "workers" else f"an array of {SIZE} MB")
-    rows[0][0].legend()
+    rows[1][0].legend()
     figure.savefig(RESULTS / "objects.svg", metadata={"Date": None})
     print("written: results/objects.svg")
 
 
 def main():
     most = int(sys.argv[1]) if len(sys.argv) > 1 else SIZES[-1]
-    measured = measure(most)
-    save("objects", [one.result() for one in measured])
-    draw(measured)
+    results = [one.result() for one in measure(most)]
+    save("objects", results)
+    draw(results)
 
 
 if __name__ == "__main__":
