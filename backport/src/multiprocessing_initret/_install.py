@@ -102,9 +102,8 @@ def install(package: str = "multiprocessing") -> None:
     This changes the package for the whole process and the processes that the
     package starts, so it is for applications to call, once, as early as they
     like: what was imported before, ``from multiprocessing import Pool``
-    included, has the keyword too.  Only what has wrapped the constructor of a
-    pool, a tracer say, must come after it.  A second call does nothing, nor does
-    any call where the package itself has the feature.
+    included, has the keyword too.  A second call does nothing, nor does any call
+    where the package itself has the feature.
 
     :param package: the name of the package to change, and of no other:
         ``multiprocessing``, or a fork of it such as ``multiprocess``

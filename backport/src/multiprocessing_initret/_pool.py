@@ -40,6 +40,14 @@ def _bind_workers(pool: Any, module: str) -> None:
     pool.Process = bound_process
 
 
+def with_keyword(signature: inspect.Signature) -> inspect.Signature:
+    """Return the signature of a constructor that takes ``expect_initret`` too."""
+    keyword = inspect.Parameter("expect_initret", inspect.Parameter.KEYWORD_ONLY, default=False)
+    # It may be there already, where a copy of this package is installed.
+    parameters = dict(signature.parameters, expect_initret=keyword).values()
+    return signature.replace(parameters=sorted(parameters, key=lambda parameter: parameter.kind))
+
+
 def expecting(stock: Any) -> Any:
     """Return a constructor for a stock class of pools that takes ``expect_initret``."""
     init = stock.__init__
@@ -61,14 +69,8 @@ def expecting(stock: Any) -> Any:
             _bind_workers(self, module)
         init(self, processes, initializer, *args, **kwds)
 
-    # The signature that was there may have the keyword, where a copy of this
-    # package is installed, or be any other, where a tracer has wrapped it.
-    signature = inspect.signature(init)
-    keyword = inspect.Parameter("expect_initret", inspect.Parameter.KEYWORD_ONLY, default=False)
-    parameters = dict(signature.parameters, expect_initret=keyword).values()
-    __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=sorted(parameters, key=lambda parameter: parameter.kind)
-    )
+    # That of the constructor which was there, whatever a tracer has made of it.
+    __init__.__signature__ = with_keyword(inspect.signature(init))  # type: ignore[attr-defined]
     return __init__
 
 

@@ -17,6 +17,8 @@ from concurrent import futures as _stock
 from concurrent.futures.process import _process_chunk
 from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple, Type
 
+from ._pool import with_keyword
+
 __all__ = ["ProcessPoolExecutor", "ThreadPoolExecutor"]
 
 
@@ -161,7 +163,6 @@ class _ExpectingProcesses(_Expecting):
 def _init_of(stock: Any, expecting: Type[_Expecting]) -> Callable[..., None]:
     """Return the constructor of a stock executor, with the keyword added."""
     signature = inspect.signature(stock.__init__)
-    keyword = inspect.Parameter("expect_initret", inspect.Parameter.KEYWORD_ONLY, default=False)
 
     def __init__(self: Any, *args: Any, expect_initret: bool = False, **kwargs: Any) -> None:
         if not expect_initret:
@@ -184,9 +185,7 @@ def _init_of(stock: Any, expecting: Type[_Expecting]) -> Callable[..., None]:
         stock.__init__(*call.args, **call.kwargs)
         self._prepare()
 
-    __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=sorted([*signature.parameters.values(), keyword], key=lambda p: p.kind)
-    )
+    __init__.__signature__ = with_keyword(signature)  # type: ignore[attr-defined]
     return __init__
 
 
