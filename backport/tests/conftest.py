@@ -2,11 +2,20 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 
 import multiprocessing_initret
 import pytest
 
 TIMEOUT = 60  # seconds
+
+
+def wait_until(condition, timeout=TIMEOUT):
+    """Wait for what no event tells, such as a file of another process."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture(params=multiprocessing.get_all_start_methods())

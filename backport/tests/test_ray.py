@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 import threading
-import time
 
+import conftest
 import pytest
-from conftest import TIMEOUT
+from conftest import TIMEOUT, wait_until
 
 pytest.importorskip("ray")
 pytest.importorskip("numpy")
@@ -23,7 +23,8 @@ from multiprocessing_initret import broadcast  # noqa: E402
 from multiprocessing_initret.ray import Pool  # noqa: E402
 
 # As functions of __main__ are: an actor need not find this file.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+for module in (sys.modules[__name__], conftest):
+    ray.cloudpickle.register_pickle_by_value(module)
 
 MB = 10**6
 LARGE = 64 * MB
@@ -65,16 +66,8 @@ def add_named(item, initret, **kwargs):
     return item + initret, kwargs
 
 
-def wait_for(path):
-    """Return when another process has made this file."""
-    deadline = time.monotonic() + TIMEOUT
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def add_when_there(path, initret):
-    wait_for(path)
+    wait_until(path.exists)
     return initret
 
 
@@ -173,7 +166,7 @@ def test_timeouts(pool, tmp_path):
 
 
 def name_when_there(path, initret):
-    wait_for(path)
+    wait_until(path.exists)
     return path.name
 
 
@@ -509,14 +502,6 @@ def used_memory():
         ray.cluster_resources()["object_store_memory"]
         - ray.available_resources()["object_store_memory"]
     )
-
-
-def wait_until(condition):
-    """Wait for what Ray tells of its object store only a moment later."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def look(item, initret):

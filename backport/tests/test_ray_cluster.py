@@ -1,10 +1,10 @@
 """The Pool of multiprocessing_initret.ray, on two nodes of Ray that are started here."""
 
 import sys
-import time
 
+import conftest
 import pytest
-from conftest import TIMEOUT
+from conftest import TIMEOUT, wait_until
 
 pytest.importorskip("ray")
 pytest.importorskip("numpy")
@@ -16,7 +16,8 @@ from multiprocessing_initret.ray import Pool  # noqa: E402
 from ray._private import state  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+for module in (sys.modules[__name__], conftest):
+    ray.cloudpickle.register_pickle_by_value(module)
 
 MB = 10**6
 LARGE = 64 * MB
@@ -80,25 +81,15 @@ def test_both_nodes_work_and_each_stores_the_array_once(two_nodes):
         totals = pool.map_async(total, range(4), chunksize=1).get(TIMEOUT)
         assert set(totals) == {(node, LARGE / 2 / 8, 2) for node in nodes}
 
-        deadline = time.monotonic() + TIMEOUT / 3
-        while min(used_memory().values()) < LARGE:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: min(used_memory().values()) >= LARGE, TIMEOUT / 3)
         assert max(used_memory().values()) < LARGE + MB
-
-
-def wait_for(path):
-    deadline = time.monotonic() + TIMEOUT
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def stay(folder, initret):
     """Tell that a node is at work, and go on with it when it is told to."""
     node, _ = initret
     (folder / node).touch()
-    wait_for(folder / (node + " may go on"))
+    wait_until((folder / (node + " may go on")).exists)
     return node
 
 
@@ -111,7 +102,7 @@ def test_a_node_is_lost(two_nodes, tmp_path):
         mapped = pool.map_async(stay, [tmp_path] * 2)
         tasks = [pool.apply_async(stay, (tmp_path,)) for _ in range(2)]
         for node in (first, second):
-            wait_for(tmp_path / node)
+            wait_until((tmp_path / node).exists)
 
         kill_second()
         (tmp_path / (first + " may go on")).touch()
