@@ -21,6 +21,7 @@ from measure import ratio, save
 HERE = pathlib.Path(__file__).parent
 PYTHONS = [f"python3.{minor}" for minor in range(6, 16)] + ["pypy3.11"]
 WAYS = ("map", "imap", "apply")
+ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 30
 RUNS = 3  # of each, in turn with the others
 
 
@@ -59,9 +60,6 @@ def measure(python, overlay):
             for way, seconds in calls(python, *arguments).items():
                 timed[delivery].setdefault(way, []).extend(seconds)
     return timed
-
-
-ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 30
 
 
 def main():

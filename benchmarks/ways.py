@@ -13,9 +13,6 @@ import importlib
 import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-
-import multiprocessing_initret
 
 # Imported, since what is pickled by value, as loky and Ray do with __main__, has
 # globals of its own.
@@ -41,8 +38,9 @@ def global_in_pool(package="multiprocessing"):
 
 
 @contextlib.contextmanager
-def initret():
-    with multiprocessing_initret.Pool(WORKERS, give, (TABLE,), expect_initret=True) as pool:
+def initret(module="multiprocessing_initret"):
+    pool = importlib.import_module(module).Pool
+    with pool(WORKERS, give, (TABLE,), expect_initret=True) as pool:
         yield lambda: pool.map(count_bits, NUMBERS, CHUNK)
 
 
@@ -68,8 +66,9 @@ def lru_cache():
 
 
 @contextlib.contextmanager
-def global_in_executor():
-    with ProcessPoolExecutor(WORKERS, initializer=set_global, initargs=(TABLE,)) as executor:
+def global_in_executor(module="concurrent.futures"):
+    executor = importlib.import_module(module).ProcessPoolExecutor
+    with executor(WORKERS, initializer=set_global, initargs=(TABLE,)) as executor:
         yield lambda: executor.map(count_bits_by_global, NUMBERS, chunksize=CHUNK)
 
 
@@ -108,14 +107,6 @@ def joblib():
 
 
 @contextlib.contextmanager
-def loky():
-    from loky import ProcessPoolExecutor
-
-    with ProcessPoolExecutor(WORKERS, initializer=set_global, initargs=(TABLE,)) as executor:
-        yield lambda: executor.map(count_bits_by_global, NUMBERS, chunksize=CHUNK)
-
-
-@contextlib.contextmanager
 def pebble():
     from pebble import ProcessPool
 
@@ -131,14 +122,6 @@ def global_in_ray():
         yield lambda: pool.map(count_bits_by_global, NUMBERS, CHUNK)
 
 
-@contextlib.contextmanager
-def initret_in_ray():
-    from multiprocessing_initret.ray import Pool
-
-    with Pool(WORKERS, give, (TABLE,), expect_initret=True) as pool:
-        yield lambda: pool.map(count_bits, NUMBERS, CHUNK)
-
-
 WAYS = {
     "Pool, a global": global_in_pool,
     "Pool, initret": initret,
@@ -150,10 +133,10 @@ WAYS = {
     "multiprocess, a global": functools.partial(global_in_pool, "multiprocess"),
     "mpire, shared_objects": mpire,
     "joblib, an argument of each chunk": joblib,
-    "loky, a global": loky,
+    "loky, a global": functools.partial(global_in_executor, "loky"),
     "pebble, a global": pebble,
     "Ray's Pool, a global": global_in_ray,
-    "Ray's Pool, initret": initret_in_ray,
+    "Ray's Pool, initret": functools.partial(initret, "multiprocessing_initret.ray"),
 }
 
 
