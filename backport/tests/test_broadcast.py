@@ -497,7 +497,7 @@ def test_object_that_cannot_be_unpickled(spawning_method):
 
 PROGRAM = """
 import os, signal, sys
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from multiprocessing_initret import Pool, broadcast
 
 def value_of(shared):
@@ -510,16 +510,18 @@ def die(item, initret):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    end, place, method = sys.argv[1:]
+    end, place, method, semaphores = sys.argv[1:]
     # What is printed where the exit code is not 0 is what the test looks at.
     os.dup2(*((2, 1) if end == "parent killed" else (1, 2)))
     if place == "temporary file":
         del os.memfd_create
+    current_process()._config["semprefix"] = "/" + semaphores
     obj = [number for number in range(10 ** 5)]
     shared = broadcast(obj)
     pool = Pool(2, value_of, (shared,), context=get_context(method), expect_initret=True)
     pool.apply(pid, (1,))
-    print(os.fstat(shared._shared.fd).st_ino, flush=True)
+    file = os.fstat(shared._shared.fd)
+    print(file.st_dev, file.st_ino, flush=True)
     if end == "worker killed":
         pool.apply_async(die, (1,))
         pool.apply(pid, (1,))
@@ -533,17 +535,28 @@ if __name__ == "__main__":
 
 
 def files_in_use():
-    """Return the inodes of all files that are open or mapped on this machine."""
+    """Return the device and inode of all files that are open or mapped on this machine."""
     used = set()
     for process in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{process}/maps") as maps:
-                used.update(line.split()[4] for line in maps)
-            for fd in os.listdir(f"/proc/{process}/fd"):
-                used.add(str(os.stat(f"/proc/{process}/fd/{fd}").st_ino))
+                for _, _, _, device, inode, *_ in map(str.split, maps):
+                    major, minor = (int(part, 16) for part in device.split(":"))
+                    used.add((os.makedev(major, minor), int(inode)))
+            for fd in os.scandir(f"/proc/{process}/fd"):
+                used.add(identity_of_file(fd.path))
         except OSError:
-            pass  # it ended meanwhile
+            pass  # the process ended meanwhile
     return used
+
+
+def identity_of_file(path):
+    """Return the device and inode of a file, and None if it is gone meanwhile."""
+    try:
+        file = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return file.st_dev, file.st_ino
 
 
 @shared_only
@@ -554,21 +567,24 @@ def test_nothing_is_left(python, tmp_path, spawning_method, end, place):
     (tmp_path / "program.py").write_text(PROGRAM)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    before = set(os.listdir("/dev/shm"))
+    semaphores = f"initret-{os.getpid()}"
     # It returns when the last process that holds the pipe of its output has gone.
     printed = python(
         "program.py",
         end,
         place,
         spawning_method,
+        semaphores,
         code=-signal.SIGKILL if end == "parent killed" else 0,
         TMPDIR=str(temporary),
     )
-    assert set(os.listdir("/dev/shm")) <= before
     # Multiprocessing's own folder, for the socket of the fork server.
     left = [path.name for path in temporary.iterdir() if not path.name.startswith("pymp-")]
     assert left == []
-    inode, warnings = printed.split("\n", 1)
-    assert inode not in files_in_use()
+    identity, warnings = printed.split("\n", 1)
+    identity = tuple(map(int, identity.split()))
+    assert identity not in files_in_use()
+    for entry in os.scandir("/dev/shm"):
+        assert identity_of_file(entry.path) != identity and semaphores not in entry.name
     # The pool itself leaves semaphores when it is killed, and they are cleaned up.
     assert "semaphore" in warnings if end == "parent killed" else warnings == ""
