@@ -305,6 +305,30 @@ def test_failing_initializer(kind, initializer):
         check_broken(executor, submit_many(executor), "no luck")
 
 
+class SlowPending(dict):
+    """The tasks of an executor, with time for it to break while one is added."""
+
+    def __init__(self):
+        self.listed = threading.Event()
+
+    def __setitem__(self, number, item):
+        if number:
+            self.listed.wait(0.5)
+        super().__setitem__(number, item)
+
+    def values(self):
+        self.listed.set()
+        return super().values()
+
+
+@with_initializers
+@pytest.mark.skipif("fork" not in START_METHODS, reason="others break later than that")
+def test_no_task_is_added_while_it_breaks():
+    with make("fork", 1, fail) as executor:
+        executor._pending_work_items = SlowPending()
+        check_broken(executor, submit_many(executor), "no luck")
+
+
 @with_initializers
 def test_failing_initializer_with_much_to_say(kind):
     # More than a pipe holds, from several workers at once.

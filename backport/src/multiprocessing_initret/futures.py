@@ -8,13 +8,14 @@ alone, and with the keyword off they are those and nothing more.
 Source: gh-79018 and https://docs.python.org/3/library/concurrent.futures.html
 """
 
+import contextlib
 import functools
 import inspect
 import sys
 import threading
 import traceback
 from concurrent import futures as _stock
-from concurrent.futures.process import _process_chunk
+from concurrent.futures import process as _process
 from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple, Type
 
 from ._pool import with_keyword
@@ -41,6 +42,10 @@ class _ThisProcess:
 # of several executors share a process.
 _this_thread = threading.local()
 
+# Whether the stock ProcessPoolExecutor holds its lock while it breaks, as it does
+# since 3.12.
+_BREAKS_UNDER_LOCK = hasattr(getattr(_process, "_ExecutorManagerThread", None), "_terminate_broken")
+
 # Seconds after which a worker gives up telling of its failure.
 _PATIENCE = 5
 
@@ -66,7 +71,7 @@ def _initialize_process(
 
 def _call(keeper: Any, fn: Callable[..., Any], args: Any, kwargs: Dict[str, Any]) -> Any:
     initret = keeper.initret
-    if isinstance(fn, functools.partial) and fn.func is _process_chunk:
+    if isinstance(fn, functools.partial) and fn.func is _process._process_chunk:
         (fn,), (chunk,) = fn.args, args
         if len(chunk[0]) == 1:
             # With a star the call takes two to four times as long.
@@ -141,6 +146,7 @@ class _ExpectingProcesses(_Expecting):
     _initargs: Any
     _pending_work_items: Any
     _result_queue: Any
+    _shutdown_lock: Any
 
     def _prepare(self) -> None:
         # The queue is here now, and there are no workers before submit().
@@ -152,11 +158,15 @@ class _ExpectingProcesses(_Expecting):
         # reason next.  Only they can replace it: after shutdown() that thread has
         # a collection of its own.
         failure = getattr(_this_thread, "failure", None)
-        if failure is None:
-            return reason
-        reason = f"{reason}; the initializer raised:\n\n{failure}"
-        for item in list(self._pending_work_items.values()):
-            item.future.set_exception = functools.partial(_set_broken, item.future, reason)
+        if failure is not None:
+            reason = f"{reason}; the initializer raised:\n\n{failure}"
+        with contextlib.nullcontext() if _BREAKS_UNDER_LOCK else self._shutdown_lock:
+            # A submit() that has found nothing broken adds its task before this,
+            # or nobody would see it and its future would wait for ever.
+            vars(self)["_broken"] = reason
+        if failure is not None:
+            for item in list(self._pending_work_items.values()):
+                item.future.set_exception = functools.partial(_set_broken, item.future, reason)
         return reason
 
 
