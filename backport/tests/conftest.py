@@ -1,13 +1,20 @@
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import multiprocessing_initret
 import pytest
 
 TIMEOUT = 60  # seconds
+
+
+def pytest_configure():
+    # A shell has what it runs in the background ignore SIGINT, and a worker would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_until(condition, timeout=TIMEOUT):
@@ -18,9 +25,26 @@ def wait_until(condition, timeout=TIMEOUT):
         time.sleep(0.01)
 
 
+class Counted:
+    """An object that counts how often it is pickled."""
+
+    def __init__(self):
+        self.pickled = 0
+
+    def __reduce__(self):
+        self.pickled += 1
+        return Counted, ()
+
+
 @pytest.fixture(params=multiprocessing.get_all_start_methods())
 def start_method(request):
     return request.param
+
+
+@pytest.fixture
+def alone():
+    """Let a test that counts processes begin when those of the tests before have left."""
+    wait_until(lambda: multiprocessing.active_children() == [])
 
 
 @pytest.fixture
@@ -28,6 +52,13 @@ def installed():
     multiprocessing_initret.install()
     yield
     multiprocessing_initret.uninstall()
+
+
+@pytest.fixture
+def short_folder():
+    """A folder for what has a short path, as a socket must: that of tmp_path is long."""
+    with tempfile.TemporaryDirectory(prefix="initret") as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -293,6 +293,37 @@ def test_nothing_to_do_on_a_patched_interpreter(python, tmp_path):
     python("program.py", PYTHONPATH=os.pathsep.join(path))
 
 
+PRELOADED = """
+import sys
+from multiprocessing import forkserver, get_context
+
+def tell(queue):
+    queue.put("multiprocessing_initret._worker" in sys.modules)
+
+if __name__ == "__main__":
+    import multiprocessing_initret
+    if "install" in sys.argv:
+        multiprocessing_initret.install()
+    forkserver.ensure_running()
+    multiprocessing_initret.uninstall()  # or its children would import it anyway
+    context = get_context("forkserver")
+    queue = context.Queue()
+    process = context.Process(target=tell, args=(queue,))
+    process.start()
+    print(queue.get(timeout=30))
+    process.join()
+"""
+
+
+@pytest.mark.skipif(
+    "forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork server here"
+)
+def test_fork_server_preloads_it(python, tmp_path):
+    (tmp_path / "program.py").write_text(PRELOADED)
+    assert python("program.py", "install") == "True\n"
+    assert python("program.py") == "False\n"
+
+
 NO_FORKS = ("no_such_package", "json", "multiprocessing.pool", "concurrent.futures", "", None)
 
 
@@ -306,10 +337,9 @@ def test_no_such_fork(function, package):
 
 def test_public_names():
     assert sorted(multiprocessing_initret.__all__) == [
-        "Broadcast",
         "Pool",
         "ThreadPool",
-        "broadcast",
+        "WorkerLostError",
         "install",
         "is_installed",
         "uninstall",

@@ -1,6 +1,9 @@
 """python -m multiprocessing_initret"""
 
+import contextlib
 import multiprocessing
+import os
+import shutil
 import sys
 
 import pytest
@@ -35,6 +38,7 @@ if __name__ == "__main__":
     process.start()
     process.join()
 """
+GUARD = 'if __name__ == "__main__":'
 POOLS_PRINT = "[40, 41, 42]\n[40, 41]\n[40, 41]\n[40]\n"
 
 FACTS = """
@@ -73,26 +77,78 @@ def test_package(python, tmp_path):
     assert printed == POOLS_PRINT
 
 
-def test_a_script_runs_as_it_would_alone(python, tmp_path):
+ARGS = ["-m", "-x", "--", "--help", "last"]
+
+
+@pytest.fixture
+def folder(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / "program.py").write_text(FACTS)
+    for name in ("program.py", "__main__.py"):
+        (folder / name).write_text(FACTS)
     (folder / "neighbour.py").write_text("print('found')")
-    script = folder / "program.py"
-    args = [script, "-m", "-x", "--help", "last"]
-    assert python("-m", "multiprocessing_initret", *args) == python(*args)
-    args[0] = "link.py"
-    (tmp_path / "link.py").symlink_to(script)
-    assert python("-m", "multiprocessing_initret", *args) == python(*args)
-    flag = "-I" if sys.version_info < (3, 11) else "-P"
-    assert python(flag, "-m", "multiprocessing_initret", *args) == python(flag, *args)
+    return folder
 
 
-def test_a_module_runs_as_it_would_alone(python, tmp_path):
+@pytest.fixture
+def runs_as_alone(python):
+    def check(*program):
+        args = [*program, *ARGS]
+        assert python("-m", "multiprocessing_initret", *args) == python(*args)
+        flag = "-I" if sys.version_info < (3, 11) else "-P"
+        assert python(flag, "-m", "multiprocessing_initret", *args) == python(flag, *args)
+
+    return check
+
+
+def test_a_script_runs_as_it_would_alone(folder, runs_as_alone):
+    runs_as_alone(folder / "program.py")
+    runs_as_alone(os.path.join("folder", "program.py"))
+
+
+def test_a_link_runs_as_it_would_alone(folder, tmp_path, runs_as_alone):
+    link = tmp_path / "link.py"
+    with contextlib.suppress(OSError):
+        link.symlink_to(folder / "program.py")
+    if not link.exists():
+        pytest.skip("Windows makes no symbolic links for everybody, Wine none")
+    runs_as_alone("link.py")
+
+
+def test_a_folder_runs_as_it_would_alone(folder, runs_as_alone):
+    runs_as_alone(folder)
+    runs_as_alone("folder")
+
+
+def test_a_zip_file_runs_as_it_would_alone(folder, runs_as_alone):
+    zip_file = shutil.make_archive(str(folder), "zip", str(folder))
+    runs_as_alone(zip_file)
+    runs_as_alone("folder.zip")
+
+
+@pytest.mark.parametrize("option", [["-m", "program"], ["-mprogram"]])
+def test_a_module_runs_as_it_would_alone(python, tmp_path, option):
     (tmp_path / "program.py").write_text(FACTS)
     (tmp_path / "neighbour.py").write_text("print('found')")
-    args = ["-m", "program", "-m", "-x", "--help", "last"]
+    args = [*option, *ARGS]
     assert python("-m", "multiprocessing_initret", *args) == python(*args)
+
+
+def test_a_folder_has_pools(python, tmp_path):
+    method = multiprocessing.get_all_start_methods()[0]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "pools.py").write_text(POOLS.replace(GUARD, "def main():"))
+    (tmp_path / "folder" / "__main__.py").write_text(GUARD + "\n    import pools; pools.main()")
+    assert python("-m", "multiprocessing_initret", "folder", method) == POOLS_PRINT
+
+
+@pytest.mark.skipif(
+    sys.implementation.name == "pypy", reason="PyPy's prompt has a __main__ of its own"
+)
+def test_interactive(python, tmp_path):
+    (tmp_path / "program.py").write_text("number = 41")
+    command = ["-i", "-m", "multiprocessing_initret", "program.py"]
+    assert python(*command, stdin="print(number + 1)\n") == "42\n"
 
 
 def test_exit_code(python, tmp_path):
@@ -100,14 +156,29 @@ def test_exit_code(python, tmp_path):
     python("-m", "multiprocessing_initret", "program.py", code=7)
 
 
-@pytest.mark.parametrize("args", [(), ("-m",)])
-def test_nothing_to_run(python, args):
-    assert "usage" in python("-m", "multiprocessing_initret", *args, code=2)
+def test_help(python):
+    assert python("-m", "multiprocessing_initret", "--help").startswith("usage: ")
 
 
-def test_no_such_script(python):
-    assert "missing.py" in python("-m", "multiprocessing_initret", "missing.py", code=2)
+@pytest.mark.parametrize(
+    "args, complaint",
+    [
+        ([], "name a program"),
+        (["-m"], "name a program"),
+        (["missing.py"], "missing.py"),
+        (["-c", "pass"], "install()"),
+        (["-i", "program.py"], "python -i -m multiprocessing_initret"),
+    ],
+)
+def test_nothing_to_run(python, args, complaint):
+    message = python("-m", "multiprocessing_initret", *args, code=2)
+    assert message.startswith("usage: ") and complaint in message
 
 
 def test_no_such_module(python):
     assert "missing" in python("-m", "multiprocessing_initret", "-m", "missing", code=1)
+
+
+def test_a_folder_without_main(python, tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert "__main__" in python("-m", "multiprocessing_initret", "folder", code=1)

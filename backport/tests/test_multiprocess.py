@@ -5,8 +5,8 @@ import multiprocessing.dummy
 import multiprocessing.pool
 
 import pytest
-from conftest import TIMEOUT
-from multiprocessing_initret import broadcast, install, is_installed, uninstall
+from conftest import TIMEOUT, Counted
+from multiprocessing_initret import _shared, install, is_installed, uninstall
 
 multiprocess = pytest.importorskip("multiprocess")
 pytest.importorskip("multiprocess.dummy")
@@ -158,10 +158,19 @@ def test_interactive_session(python, start_method):
     assert python("-i", stdin=SESSION.format(start_method)) == "[40, 41, 42]\n" * 2
 
 
-def value_of(shared):
-    return shared.value
+def use(initret):
+    function, _, lock, same = initret
+    return function(), lock.acquire(False), same is lock
 
 
-def test_broadcast(installed, start_method):
-    pool = multiprocess.get_context(start_method).Pool
-    check(pool(2, value_of, (broadcast(40),), expect_initret=True))
+def test_initargs(installed, start_method):
+    context = multiprocess.get_context(start_method)
+    counted, lock = Counted(), context.Lock()
+    initargs = lambda: 40, counted, lock, lock
+    with lock, context.Pool(2, lambda *args: args, initargs, 1, expect_initret=True) as pool:
+        for _ in range(3):
+            assert pool.apply_async(use).get(TIMEOUT) == (40, False, True)
+    if start_method == "fork":
+        assert counted.pickled == 0
+    elif _shared.PICKLES_ONCE:
+        assert counted.pickled == 1

@@ -85,6 +85,12 @@ def test_no_initializer(name):
 
 
 @pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
+def test_wrong_number_and_no_initializer(name):
+    with pytest.raises(ValueError, match="[Nn]umber of processes"):
+        getattr(multiprocessing_initret, name)(0, expect_initret=True)
+
+
+@pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
 def test_failing_initializer(name):
     with getattr(multiprocessing_initret, name)(2, fail, expect_initret=True) as pool:
         result = pool.map_async(add, range(5))

@@ -19,7 +19,6 @@ pytest.importorskip("numpy")
 import numpy  # noqa: E402
 import ray  # noqa: E402
 import ray.util.multiprocessing  # noqa: E402
-from multiprocessing_initret import broadcast  # noqa: E402
 from multiprocessing_initret.ray import Pool  # noqa: E402
 
 # As functions of __main__ are: an actor need not find this file.
@@ -505,20 +504,19 @@ def used_memory():
 
 
 def look(item, initret):
-    array = initret.value if hasattr(initret, "value") else initret
-    return os.getpid(), (float(array.sum()), array.flags.owndata, array.flags.writeable)
+    return os.getpid(), (float(initret.sum()), initret.flags.owndata, initret.flags.writeable)
 
 
 def first_of(values):
     return values[0]
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_initargs_are_stored_once(shared):
+@pytest.mark.parametrize("nested", [False, True])
+def test_initargs_are_stored_once(nested):
     wait_until(lambda: used_memory() < MB)
     array = numpy.ones(LARGE // 8)
-    value = broadcast(array) if shared else array
-    with Pool(4, give, (value,), expect_initret=True) as pool:
+    initializer, initargs = (first_of, ([array],)) if nested else (give, (array,))
+    with Pool(4, initializer, initargs, expect_initret=True) as pool:
         seen = pool.map(look, range(4), 1)
         # What is stored after the actors have started is seen after what they stored.
         marker = ray.put(numpy.ones(LARGE // 8))
@@ -531,16 +529,10 @@ def test_initargs_are_stored_once(shared):
     wait_until(lambda: used_memory() < MB)
 
 
-def test_broadcast_in_what_is_given():
-    shared = broadcast(numpy.arange(3))
-    for initializer, initargs in (
-        (first_of, ([shared],)),
-        (functools.partial(first_of, [shared]), ()),
-    ):
-        with Pool(1, initializer, initargs, expect_initret=True) as pool:
-            assert pool.apply(look, (1,))[1][0] == 3
-            with pytest.raises(RuntimeError):
-                pool.map(add, [shared])
+def test_what_the_initializer_holds_is_stored_once():
+    initializer = functools.partial(first_of, [numpy.arange(3)])
+    with Pool(1, initializer, expect_initret=True) as pool:
+        assert pool.apply(look, (1,))[1] == (3, False, False)
 
 
 #
@@ -582,17 +574,16 @@ def test_globals_are_not_seen(python, tmp_path):
 
 MOVED = """
 from {} import Pool
-from multiprocessing_initret import broadcast
 import numpy
 
 def total(table, factor):
-    return table.value.sum() * factor
+    return table.sum() * factor
 
 def add(item, initret):
     return float(item + initret)
 
 if __name__ == "__main__":
-    with Pool(2, total, (broadcast(numpy.arange(5)), 4), expect_initret=True) as pool:
+    with Pool(2, total, (numpy.arange(5), 4), expect_initret=True) as pool:
         print(pool.map(add, range(3)))
 """
 

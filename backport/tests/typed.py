@@ -55,5 +55,3 @@ with Pool(4, give, (1,), 1, multiprocessing.get_context("spawn"), expect_initret
     use(pool)
 with ThreadPool(4, give, (1,), expect_initret=True) as thread_pool:
     use(thread_pool)
-Pool(4, give, (1,), expect_initret="yes")  # type: ignore[arg-type]
-Pool(4, give, (1,), None, None, True)  # type: ignore[call-arg]

@@ -1,13 +1,15 @@
 """Teach ``multiprocessing`` or a fork of it the keyword, in place, and take it back."""
 
 import threading
-from importlib import import_module
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
-from . import _pool
+from . import _packages, _pool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 _lock = threading.Lock()
-_replaced: Dict[str, List[Tuple[Any, str, Any]]] = {}
+_replaced: "Dict[str, List[Tuple[Any, str, Any]]]" = {}
 
 # A process hands a copy of its configuration to each child it starts. What
 # stands there under this key is unpickled where a child is spawned, and so a
@@ -19,13 +21,26 @@ class _InstalledInChildren:
     def __init__(self, package: str) -> None:
         self._package = package
 
-    def __reduce__(self) -> Tuple[Callable[[str], object], Tuple[str]]:
+    def __reduce__(self) -> "Tuple[Callable[[str], object], Tuple[str]]":
         return _install_in_child, (self._package,)
 
 
 def _install_in_child(package: str) -> _InstalledInChildren:
-    install(package)
+    _replace(package)
     return _InstalledInChildren(package)
+
+
+# What a worker imports, which a fork server does for all that it starts.
+_PRELOADED = ["multiprocessing_initret._shared", "multiprocessing_initret._worker"]
+
+
+def _set_preloaded(package: str, there: bool) -> None:
+    """Change what the fork server of a package will import when it starts, if there is one."""
+    context = _packages.module(package, "context")._default_context
+    if "forkserver" in context.get_all_start_methods():
+        server = _packages.module(package, "forkserver")._forkserver
+        others = [name for name in server._preload_modules if name not in _PRELOADED]
+        server._preload_modules = others + _PRELOADED if there else others
 
 
 # Whoever imported these two functions before install() keeps them, bound to the
@@ -34,17 +49,17 @@ def _install_in_child(package: str) -> _InstalledInChildren:
 
 
 def _context_pool(
-    self: Any,
-    processes: Optional[int] = None,
-    initializer: Optional[Callable[..., object]] = None,
-    initargs: Iterable[Any] = (),
-    maxtasksperchild: Optional[int] = None,
+    self: "Any",
+    processes: "Optional[int]" = None,
+    initializer: "Optional[Callable[..., object]]" = None,
+    initargs: "Iterable[Any]" = (),
+    maxtasksperchild: "Optional[int]" = None,
     *,
     expect_initret: bool = False,
-) -> Any:
-    from importlib import import_module
+) -> "Any":
+    from .pool import Pool  # type: ignore[import-not-found,unused-ignore]
 
-    return import_module(".pool", __package__).Pool(
+    return Pool(
         processes,
         initializer,
         initargs,
@@ -55,30 +70,28 @@ def _context_pool(
 
 
 def _dummy_pool(
-    processes: Optional[int] = None,
-    initializer: Optional[Callable[..., object]] = None,
-    initargs: Iterable[Any] = (),
+    processes: "Optional[int]" = None,
+    initializer: "Optional[Callable[..., object]]" = None,
+    initargs: "Iterable[Any]" = (),
     *,
     expect_initret: bool = False,
-) -> Any:
-    from importlib import import_module
+) -> "Any":
+    from ..pool import ThreadPool  # type: ignore[import-not-found,unused-ignore]
 
-    return import_module("..pool", __package__).ThreadPool(
-        processes, initializer, initargs, expect_initret=expect_initret
-    )
+    return ThreadPool(processes, initializer, initargs, expect_initret=expect_initret)
 
 
-def _config(package: str) -> Dict[str, Any]:
-    config: Dict[str, Any] = import_module(package + ".process").current_process()._config
+def _config(package: str) -> "Dict[str, Any]":
+    config: "Dict[str, Any]" = _packages.module(package, "process").current_process()._config
     return config
 
 
-def _replacements(package: str) -> Iterable[Tuple[Any, str, Any]]:
+def _replacements(package: str) -> "Iterable[Tuple[Any, str, Any]]":
     pool, context, dummy = (
-        import_module(package + part) for part in (".pool", ".context", ".dummy")
+        _packages.module(package, name) for name in ("pool", "context", "dummy")
     )
     for stock in (pool.Pool, pool.ThreadPool):
-        yield stock, "__init__", _pool.expecting(stock)
+        yield stock, "__init__", _pool.constructor(stock)
     for function, ours in ((context.BaseContext.Pool, _context_pool), (dummy.Pool, _dummy_pool)):
         # The default first: a call from another thread may come in between.
         yield function, "__kwdefaults__", ours.__kwdefaults__
@@ -93,7 +106,7 @@ def is_installed(package: str = "multiprocessing") -> bool:
         has the feature
     :raises ValueError: as :func:`install` does
     """
-    return _pool.is_native(package) or package in _replaced
+    return _packages.is_native(package) or package in _replaced
 
 
 def install(package: str = "multiprocessing") -> None:
@@ -111,15 +124,21 @@ def install(package: str = "multiprocessing") -> None:
 
     Source: gh-79018, and https://github.com/uqfoundation/multiprocess
     """
+    if _replace(package):
+        _set_preloaded(package, True)
+
+
+def _replace(package: str) -> bool:
     with _lock:
         if is_installed(package):
-            return
+            return False
         replaced = []
         for owner, name, value in _replacements(package):
             replaced.append((owner, name, getattr(owner, name)))
             setattr(owner, name, value)
         _replaced[package] = replaced
         _config(package)[_IN_CHILDREN] = _InstalledInChildren(package)
+        return True
 
 
 def uninstall(package: str = "multiprocessing") -> None:
@@ -135,4 +154,5 @@ def uninstall(package: str = "multiprocessing") -> None:
         if is_installed(package):
             for replaced in reversed(_replaced.pop(package, [])):
                 setattr(*replaced)
-            _config(package).pop(_IN_CHILDREN, None)
+            if _config(package).pop(_IN_CHILDREN, None):
+                _set_preloaded(package, False)

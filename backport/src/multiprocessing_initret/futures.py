@@ -10,193 +10,42 @@ Source: gh-79018 and https://docs.python.org/3/library/concurrent.futures.html
 
 import contextlib
 import functools
-import inspect
+import queue
 import sys
-import threading
 import traceback
 from concurrent import futures as _stock
 from concurrent.futures import process as _process
-from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple, Type
+from concurrent.futures import thread as _thread
 
-from ._pool import with_keyword
+from . import _executor
+from ._shared import Shared
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict
 
 __all__ = ["ProcessPoolExecutor", "ThreadPoolExecutor"]
-
-
-#
-# What runs in a worker
-#
-
-
-class _ThisProcess:
-    """Where a worker keeps its initret, if it is a process or an interpreter.
-
-    An interpreter is entered anew for each task, with nothing that was local to
-    a thread the time before.
-    """
-
-    initret: Any
-
-
-# Where a worker that is a thread does: each belongs to one executor, but those
-# of several executors share a process.
-_this_thread = threading.local()
 
 # Whether the stock ProcessPoolExecutor holds its lock while it breaks, as it does
 # since 3.12.
 _BREAKS_UNDER_LOCK = hasattr(getattr(_process, "_ExecutorManagerThread", None), "_terminate_broken")
 
-# Seconds after which a worker gives up telling of its failure.
-_PATIENCE = 5
+
+def _check(initializer: object) -> None:
+    if not hasattr(_stock, "BrokenExecutor"):
+        raise NotImplementedError("expect_initret requires Python 3.7, as initializer does")
+    if initializer is None:
+        raise ValueError("expect_initret requires an initializer")
+    if not callable(initializer):
+        raise TypeError(f"initializer is not callable: {initializer!r}")
 
 
-def _initialize(keeper: Any, initializer: Callable[..., object], initargs: Any) -> None:
-    keeper.initret = initializer(*initargs)
-
-
-def _initialize_process(
-    keeper: Any, initializer: Callable[..., object], initargs: Any, results: Any
-) -> None:
-    try:
-        _initialize(keeper, initializer, initargs)
-    except BaseException:
-        # All that the parent sees of it otherwise is a worker that has left.  A
-        # parent that has seen another leave reads no more: do not wait for it.
-        note = _Failure(traceback.format_exc())
-        sender = threading.Thread(target=results.put, args=(note,), daemon=True)
-        sender.start()
-        sender.join(_PATIENCE)
-        raise
-
-
-def _call(keeper: Any, fn: Callable[..., Any], args: Any, kwargs: Dict[str, Any]) -> Any:
-    initret = keeper.initret
-    if isinstance(fn, functools.partial) and fn.func is _process._process_chunk:
-        (fn,), (chunk,) = fn.args, args
-        if len(chunk[0]) == 1:
-            # With a star the call takes two to four times as long.
-            return [fn(x, initret=initret) for (x,) in chunk]
-        return [fn(*x, initret=initret) for x in chunk]
-    return fn(*args, **kwargs, initret=initret)
-
-
-#
-# What runs in the parent
-#
-
-
-class _Failure:
-    """How an initializer failed, on its way to the thread that reads the results.
-
-    It is sent as text, since an exception may not survive pickling, and arrives
-    as None, which that thread takes for no result.
-    """
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __reduce__(self) -> Tuple[Callable[[str], None], Tuple[str]]:
-        return _note_failure, (self._text,)
-
-
-def _note_failure(text: str) -> None:
-    _this_thread.failure = text
-
-
-def _set_broken(future: Any, reason: str, error: BaseException) -> None:
-    del future.set_exception  # It is this function, bound to the future.
-    # What it raises for a cancelled one ends the stock thread before 3.12.
-    if not future.cancelled():
-        future.set_exception(type(error)(reason))
-
-
-class _Expecting:
-    """What the keyword puts in front of the class of an executor."""
-
-    _keeper: Any = _ThisProcess
-
-    def _prepare(self) -> None:
-        """Do what remains after the stock constructor."""
-
-    @functools.wraps(_stock.Executor.submit)  # type: ignore[arg-type]
-    def submit(__self, __fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        submit = super().submit  # type: ignore[misc]
-        return submit(_call, __self._keeper, __fn, args, kwargs)
-
-    # Why the executor is broken, once it is: the stock class sets it, and
-    # raises it from submit().
-    @property
-    def _broken(self) -> Any:
-        return vars(self)["_broken"]
-
-    @_broken.setter
-    def _broken(self, reason: Any) -> None:
-        vars(self)["_broken"] = reason and self._explain(reason)
-
-    def _explain(self, reason: str) -> str:
-        # A thread sets it while it handles what the initializer raised.
-        return f"{reason}; the initializer raised:\n\n{traceback.format_exc()}"
-
-
-class _ExpectingThreads(_Expecting):
-    _keeper = _this_thread
-
-
-class _ExpectingProcesses(_Expecting):
-    _initargs: Any
-    _pending_work_items: Any
-    _result_queue: Any
-    _shutdown_lock: Any
-
-    def _prepare(self) -> None:
-        # The queue is here now, and there are no workers before submit().
-        self._initializer = _initialize_process
-        self._initargs += (self._result_queue,)
-
-    def _explain(self, reason: str) -> str:
-        # The thread that reads the results sets it, and gives the futures another
-        # reason next.  Only they can replace it: after shutdown() that thread has
-        # a collection of its own.
-        failure = getattr(_this_thread, "failure", None)
-        if failure is not None:
-            reason = f"{reason}; the initializer raised:\n\n{failure}"
-        with contextlib.nullcontext() if _BREAKS_UNDER_LOCK else self._shutdown_lock:
-            # A submit() that has found nothing broken adds its task before this,
-            # or nobody would see it and its future would wait for ever.
-            vars(self)["_broken"] = reason
-        if failure is not None:
-            for item in list(self._pending_work_items.values()):
-                item.future.set_exception = functools.partial(_set_broken, item.future, reason)
-        return reason
-
-
-def _init_of(stock: Any, expecting: Type[_Expecting]) -> Callable[..., None]:
-    """Return the constructor of a stock executor, with the keyword added."""
-    signature = inspect.signature(stock.__init__)
-
-    def __init__(self: Any, *args: Any, expect_initret: bool = False, **kwargs: Any) -> None:
-        if not expect_initret:
-            stock.__init__(self, *args, **kwargs)
-            return
-        if "initializer" not in signature.parameters:
-            raise NotImplementedError("expect_initret requires Python 3.7, as initializer does")
-        call = signature.bind(self, *args, **kwargs)
-        call.apply_defaults()
-        initializer = call.arguments["initializer"]
-        if initializer is None:
-            raise ValueError("expect_initret requires an initializer")
-        if not callable(initializer):
-            raise TypeError(f"initializer is not callable: {initializer!r}")
-        call.arguments["initializer"] = _initialize
-        call.arguments["initargs"] = expecting._keeper, initializer, call.arguments["initargs"]
-        # The class may be one that others have derived.
-        cls = type(self)
-        self.__class__ = type(cls.__name__, (expecting, cls), {"__module__": cls.__module__})
-        stock.__init__(*call.args, **call.kwargs)
-        self._prepare()
-
-    __init__.__signature__ = with_keyword(signature)  # type: ignore[attr-defined]
-    return __init__
+def _given(initializer: object, initargs: object, **others: object) -> "Dict[str, object]":
+    """Return the arguments that are given: an older constructor does not know them all."""
+    given = {name: value for name, value in others.items() if value is not None}
+    if initializer is not None:
+        given.update(initializer=initializer, initargs=initargs)
+    return given
 
 
 if TYPE_CHECKING:
@@ -219,10 +68,14 @@ else:
             replaced, by default never; from Python 3.11
         :param expect_initret: whether each function given to ``submit()`` and
             ``map()`` is called with what the initializer returned in that
-            worker, as the keyword argument ``initret``.  An initializer that
-            raises breaks the executor, as without, and its traceback is in the
-            message of each ``BrokenProcessPool``.
+            worker, as the keyword argument ``initret``.  The initializer and its
+            arguments are pickled once, and arrays among them are shared by all
+            workers until one writes to its own.  An initializer that raises, or
+            that cannot be unpickled, breaks the executor, as without, and its
+            traceback is in the message of each ``BrokenProcessPool``.
         :raises ValueError: with ``expect_initret`` and no initializer
+        :raises TypeError: with ``expect_initret`` and an initializer that is not
+            callable
         :raises NotImplementedError: with ``expect_initret`` on Python 3.6, whose
             executors have no initializer
 
@@ -230,7 +83,66 @@ else:
         https://docs.python.org/3/library/concurrent.futures.html#processpoolexecutor
         """
 
-        __init__ = _init_of(_stock.ProcessPoolExecutor, _ExpectingProcesses)
+        _expect_initret = False
+
+        def __init__(
+            self,
+            max_workers=None,
+            mp_context=None,
+            initializer=None,
+            initargs=(),
+            *,
+            max_tasks_per_child=None,
+            expect_initret=False,
+        ):
+            if expect_initret:
+                _check(initializer)
+                initargs = (Shared((initializer, initargs)),)
+                initializer = _executor.initialize_process
+            given = _given(
+                initializer,
+                initargs,
+                mp_context=mp_context,
+                max_tasks_per_child=max_tasks_per_child,
+            )
+            super().__init__(max_workers, **given)
+            if expect_initret:
+                # The queue is here now, and there are no workers before submit().
+                self._initargs += (self._result_queue,)
+                self._expect_initret = True
+
+        @functools.wraps(_stock.ProcessPoolExecutor.submit)
+        def submit(__self, *args, **kwargs):
+            if not (__self._expect_initret and args):
+                return super().submit(*args, **kwargs)
+            fn = args[0]
+            if isinstance(fn, functools.partial) and fn.func is _process._process_chunk:
+                # From map(): the one argument of this function is a chunk.
+                return super().submit(_executor.call_chunk, *fn.args, *args[1:])
+            return super().submit(_executor.call, fn, args[1:], kwargs)
+
+        @functools.wraps(_stock.ProcessPoolExecutor.shutdown)
+        def shutdown(self, wait=True, **kwds):
+            super().shutdown(wait, **kwds)
+            if wait and self._expect_initret:
+                # An executor may be kept, the memory that its workers shared is not.
+                self._initargs = ()
+
+        # Why the executor is broken, once it is: the stock class sets it, and
+        # raises it from submit().
+        @property
+        def _broken(self):
+            return self.__dict__["_broken"]
+
+        @_broken.setter
+        def _broken(self, reason):
+            with contextlib.ExitStack() as stack:
+                if self._expect_initret and not _BREAKS_UNDER_LOCK:
+                    # A submit() that has found nothing broken adds its task before
+                    # this, or nobody would see it and its future would wait for ever.
+                    stack.enter_context(self._shutdown_lock)
+                # The first reason is the one that has the traceback.
+                self.__dict__["_broken"] = self.__dict__.get("_broken") or reason
 
     class ThreadPoolExecutor(_stock.ThreadPoolExecutor):
         """A :class:`concurrent.futures.ThreadPoolExecutor` that takes ``expect_initret``.
@@ -244,6 +156,8 @@ else:
         :param expect_initret: as for :class:`ProcessPoolExecutor`, with
             ``BrokenThreadPool``
         :raises ValueError: with ``expect_initret`` and no initializer
+        :raises TypeError: with ``expect_initret`` and an initializer that is not
+            callable
         :raises NotImplementedError: with ``expect_initret`` on Python 3.6, whose
             executors have no initializer
 
@@ -251,12 +165,56 @@ else:
         https://docs.python.org/3/library/concurrent.futures.html#threadpoolexecutor
         """
 
-        __init__ = _init_of(_stock.ThreadPoolExecutor, _ExpectingThreads)
+        _expect_initret = False
+        _initialize = staticmethod(_executor.initialize_thread)
+
+        def __init__(
+            self,
+            max_workers=None,
+            thread_name_prefix="",
+            initializer=None,
+            initargs=(),
+            *,
+            expect_initret=False,
+            **ctxkwargs,
+        ):
+            if expect_initret:
+                _check(initializer)
+                initializer, initargs = self._initialize, (initializer, initargs)
+            given = _given(initializer, initargs, **ctxkwargs)
+            super().__init__(max_workers, thread_name_prefix, **given)
+            if expect_initret:
+                self._expect_initret = True
+
+        @functools.wraps(_stock.ThreadPoolExecutor.submit)
+        def submit(__self, *args, **kwargs):
+            if not (__self._expect_initret and args):
+                return super().submit(*args, **kwargs)
+            call = _executor.KeepingCall(__self)
+            return super().submit(call, args[0], args[1:], kwargs)
+
+        def _initializer_failed(self):
+            # A thread calls it while it handles what the initializer raised.
+            if not self._expect_initret:
+                super()._initializer_failed()
+                return
+            reason = _executor.reason(traceback.format_exc())
+            broken = getattr(self, "BROKEN", _thread.BrokenThreadPool)
+            with self._shutdown_lock:
+                self._broken = reason
+            # From here on nobody adds a task.
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    item = self._work_queue.get_nowait()
+                    if item is not None:
+                        _executor.fail(item.future, broken(reason))
+            # What tells the other threads to end may have been among these.
+            self._work_queue.put(None)
 
     if hasattr(_stock, "InterpreterPoolExecutor"):
         __all__ += ["InterpreterPoolExecutor"]
 
-        class InterpreterPoolExecutor(_stock.InterpreterPoolExecutor):
+        class InterpreterPoolExecutor(ThreadPoolExecutor, _stock.InterpreterPoolExecutor):
             """A :class:`concurrent.futures.InterpreterPoolExecutor` that takes ``expect_initret``.
 
             :param max_workers: number of worker interpreters, by default a few
@@ -268,9 +226,11 @@ else:
             :param expect_initret: as for :class:`ProcessPoolExecutor`, with
                 ``BrokenInterpreterPool``
             :raises ValueError: with ``expect_initret`` and no initializer
+            :raises TypeError: with ``expect_initret`` and an initializer that is not
+                callable
 
             Source: gh-79018 and
             https://docs.python.org/3/library/concurrent.futures.html#interpreterpoolexecutor
             """
 
-            __init__ = _init_of(_stock.InterpreterPoolExecutor, _Expecting)
+            _initialize = staticmethod(_executor.initialize)
