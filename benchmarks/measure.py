@@ -1,15 +1,22 @@
-"""What the benchmarks share: the ratio of two things timed in turn, and a file of all times."""
+"""What the benchmarks share: the ratio of two things timed in turn, and files of what was found.
+
+Each benchmark leaves results/NAME.json with all it has measured, and results/NAME.rst
+with the table that it printed, which the documentation includes.
+"""
 
 import datetime
+import importlib.metadata
+import json
 import os
 import pathlib
 import platform
+import re
 import statistics
-
-import pyperf
 
 PYTHON = f"{platform.python_implementation()} {platform.python_version()}"
 RESULTS = pathlib.Path(__file__).parent / "results"
+DIGITS = 4  # of a measured time, that count
+OPTIONAL = ["billiard", "joblib", "loky", "mpire", "multiprocess", "numpy", "pebble", "ray"]
 
 
 def ratio(seconds, others):
@@ -17,10 +24,38 @@ def ratio(seconds, others):
     return statistics.median(a / b for a, b in zip(seconds, others))
 
 
-def machine():
-    with open("/proc/meminfo") as file:
-        gigabytes = int(file.readline().split()[1]) / 2**20
-    return f"{platform.system()}, {os.cpu_count()} cores, {gigabytes:.0f} GiB"
+def versions(names=OPTIONAL):
+    """Return the version of each library that is there."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def conditions():
+    """Return when and where this runs."""
+    gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.system()}, {os.cpu_count()} cores, {gigabytes:.0f} GiB",
+        "python": PYTHON,
+    }
+
+
+def write(path, content):
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    print(f"written: results/{path.name}")
+
+
+def save_json(name, content):
+    """Write results/NAME.json, indented, a list of plain values in one line."""
+    text = json.dumps(content, indent=1)
+    flat = re.sub(r"\[[^\[\]{}]+\]", lambda found: " ".join(found[0].split()), text)
+    write(RESULTS / f"{name}.json", flat + "\n")
 
 
 def save(name, timed, **common):
@@ -29,15 +64,46 @@ def save(name, timed, **common):
     :param timed: pairs of metadata, a dictionary with a "name", and seconds
     :param common: metadata of all
     """
-    common.update(date=datetime.date.today().isoformat(), machine=machine(), python=PYTHON)
-    suite = pyperf.BenchmarkSuite(
-        [
-            pyperf.Benchmark(
-                [pyperf.Run(seconds, metadata={**common, **metadata}, collect_metadata=False)]
-            )
-            for metadata, seconds in timed
-        ]
+    benchmarks = [
+        {
+            "metadata": metadata,
+            "runs": [{"values": [float(f"{value:.{DIGITS}g}") for value in seconds]}],
+        }
+        for metadata, seconds in timed
+    ]
+    save_json(
+        name,
+        {
+            "benchmarks": benchmarks,
+            "metadata": {**conditions(), **common, "unit": "second"},
+            "version": "1.0",
+        },
     )
-    RESULTS.mkdir(exist_ok=True)
-    suite.dump(str(RESULTS / f"{name}.json"), replace=True)
-    print(f"written: results/{name}.json, {common['date']}, {common['machine']}")
+
+
+def saved(name):
+    """Return what save() wrote: the seconds and the metadata, by name."""
+    benchmarks = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["benchmarks"]
+    return {
+        one["metadata"]["name"]: (one["runs"][0]["values"], one["metadata"]) for one in benchmarks
+    }
+
+
+def table(head, rows):
+    """Return a table of text, as reStructuredText has it."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    rule = "  ".join("=" * width for width in widths)
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in [head, *rows]
+    ]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+
+def save_tables(name, *tables):
+    """Print tables, and write them to results/NAME.rst with when and where they were measured."""
+    found = conditions()
+    text = "\n\n".join([*tables, f"{found['python']}, {found['machine']}, {found['date']}."])
+    print(text)
+    write(RESULTS / f"{name}.rst", text + "\n")

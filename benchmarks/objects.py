@@ -1,152 +1,215 @@
-"""How time and memory grow while a large object reaches the workers, with its size and theirs.
+"""What it takes to bring a large object to all workers, by each way there is.
 
-    python objects.py [MEGABYTES]
+    python objects.py [MEGABYTES] [ENTRIES]
 
-Brings NumPy arrays of up to so many megabytes (default: 2048) and a dict of a
-million entries to 1 to 8 workers, under each start method, by each way there is.
-Prints the time and the workers' memory, writes results/objects.json, and draws
-results/objects.svg.
+Brings an array of so many megabytes (default: 512) and a dict of so many entries
+(default: a million) to 4 and 16 workers: to those of the stock Pool, by its `initargs`
+and a global, and of ours under each start method, and to those of other libraries.
+Prints the time and the memory as a table, and draws how both grow with the array and
+with the number of workers, under forkserver, as results/objects.svg.
 """
 
 import importlib.util
 import json
+import multiprocessing
 import pathlib
 import statistics
 import subprocess
 import sys
 
 import matplotlib.pyplot as plt
-from measure import RESULTS, ratio, save
+from measure import RESULTS, ratio, save, save_tables, table, versions
 
-HERE = pathlib.Path(__file__).parent
-SIZES = [64, 128, 256, 512, 1024, 2048]  # megabytes
-WORKERS = [1, 2, 4, 8]
-SIZE, FEW = 512, 4  # what the other one grows with
-DICT = 10**6  # entries
-METHODS = ["fork", "spawn", "forkserver"]
-DRAWN = "forkserver"
-WAYS = {  # name: (way of probe.py, the start methods it has a choice of)
-    "initargs": ("initargs", METHODS),
-    "broadcast": ("broadcast", METHODS),
-    "mpire": ("mpire", METHODS),
-    "joblib": ("joblib", [DRAWN]),
-    "Ray": ("ray", [DRAWN]),
+PROBE = pathlib.Path(__file__).with_name("probe.py")
+SIZE = int(sys.argv[1]) if len(sys.argv) > 1 else 512  # megabytes
+ENTRIES = int(sys.argv[2]) if len(sys.argv) > 2 else 10**6
+FEW, MANY = 4, 16  # workers
+METHODS = multiprocessing.get_all_start_methods()
+GROWS = "forkserver" if "forkserver" in METHODS else "spawn"
+WAYS = {  # name: (way of probe.py, its start methods)
+    "stock Pool": ("stock", METHODS),
+    "expect_initret": ("initret", METHODS),
+    "mpire": ("mpire", [GROWS]),
+    "joblib": ("joblib", ["its own"]),
+    "Ray": ("ray", ["its own"]),
 }
 ROUNDS = 3
+LONG = 60  # seconds, which need no second look
 
 
-def probe(way, method, workers, kind, size):
-    """Return what probe.py prints."""
-    arguments = [sys.executable, HERE / "probe.py", way, method, workers, kind, size]
-    done = subprocess.run(list(map(str, arguments)), stdout=subprocess.PIPE, check=True)
-    # Among messages of Ray's.
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith(b"{")))
+class Case:
+    """One object for so many workers, and what was measured, by way and start method."""
 
+    def __init__(self, kind, size, workers, in_table=False):
+        self.kind, self.size, self.workers, self.in_table = kind, size, workers, in_table
+        self.found, self.empty = {}, {}
 
-class Measured:
-    """What was found for one way, start method, number of workers and object."""
+    def __str__(self):
+        unit = "MB" if self.kind == "array" else "entries"
+        return f"{self.kind} of {self.size:,} {unit}, {self.workers} workers"
 
-    def __init__(self, name, method, workers, kind, size):
-        self.metadata = {
-            "name": f"{name}, {method}, {workers} workers, {kind} of {size}",
-            "way": name,
-            "start_method": method,
-            "workers": workers,
-            "kind": kind,
-            "size": size,
-        }
-        self.seconds, self.parent, self.in_workers = [], [], []
-        self.probe = WAYS[name][0], method, workers, kind, size
+    def probe(self, name, method, size):
+        """Return what probe.py prints, or None where it fails, which takes nothing from others."""
+        arguments = [sys.executable, PROBE, WAYS[name][0], method, self.workers, self.kind, size]
+        done = subprocess.run(list(map(str, arguments)), stdout=subprocess.PIPE)
+        # Among messages of Ray's.
+        found = [line for line in done.stdout.splitlines() if line.startswith(b"{")]
+        if not found:
+            print(f"failed: {name}, {method}, {self}")
+            return None
+        return json.loads(found[0])
 
     def measure(self):
-        found = probe(*self.probe)
-        self.seconds.append(found["seconds"])
-        self.parent.append(found["parent"])
-        self.in_workers.append(found["workers"])
+        print(self, end=": ", flush=True)
+        columns = [
+            (name, method)
+            for name, (way, methods) in WAYS.items()
+            if way in ("stock", "initret") or importlib.util.find_spec(way)
+            for method in methods
+            if self.in_table or method not in METHODS or method == GROWS
+        ]
+        for number in range(ROUNDS):
+            for column in columns[:: -1 if number % 2 else 1]:
+                before = self.found.setdefault(column, [])
+                if not before or before[0]["seconds"] < LONG / self.workers:
+                    found = self.probe(*column, self.size)
+                    if found:
+                        before.append(found)
+            print(number + 1, end=" ", flush=True)
+        for column in columns:
+            if self.in_table:  # what the workers have without the object
+                self.empty[column] = self.probe(*column, 0)
+        self.found = {column: found for column, found in self.found.items() if found}
+        print()
 
-    def result(self):
-        memory = {
-            "megabytes_of_parent": max(self.parent),
-            "megabytes_of_workers": max(self.in_workers),
-        }
-        return {**self.metadata, **memory}, self.seconds
+    def of(self, column, field):
+        """Return the median of what was found, or None where the system does not tell."""
+        values = [one[field] for one in self.found[column] if field in one]
+        return statistics.median(values) if values else None
+
+    def copies(self, column):
+        """Return how many objects the workers, and the parent, had the memory of."""
+        held = self.of(column, "object")
+        if not held or not self.empty.get(column):
+            return None, None
+        workers = self.of(column, "workers") - self.empty[column]["workers"]
+        return workers / held, self.of(column, "parent") / held
+
+    def faster(self, column):
+        """Return how many times as fast as the stock Pool, where both can be compared."""
+        name, method = column
+        plain = ("stock Pool", method if method in METHODS else GROWS)
+        if column not in self.found or plain not in self.found:
+            return None
+        times = [[one["seconds"] for one in self.found[which]] for which in (plain, column)]
+        return ratio(*times)
+
+    def results(self):
+        for column in self.found:
+            in_workers, in_parent = self.copies(column)
+            metadata = {
+                "name": ", ".join((*column, str(self))),
+                "megabytes_of_workers": self.of(column, "workers"),
+                "megabytes_of_parent": self.of(column, "parent"),
+                "copies_in_workers": in_workers,
+                "copies_in_parent": in_parent,
+                "times_as_fast_as_stock": self.faster(column),
+            }
+            metadata = {
+                key: round(value, 2) if isinstance(value, float) else value
+                for key, value in metadata.items()
+                if value is not None
+            }
+            yield metadata, [one["seconds"] for one in self.found[column]]
+
+    def rows(self):
+        for column in self.found:
+            yield [
+                str(self),
+                *column,
+                f"{self.of(column, 'seconds'):.2f}",
+                *(
+                    "\\-" if value is None else f"{value:.{digits}f}"
+                    for value, digits in [
+                        (self.faster(column), 1),
+                        (self.of(column, "workers"), 0),
+                        *((copies, 2) for copies in self.copies(column)),
+                    ]
+                ),
+            ]
 
 
-def cases(most):
-    """Yield each number of workers and object once."""
-    for size in SIZES:
-        if size <= most:
-            yield FEW, "array", size
-    for workers in WORKERS:
-        if workers != FEW:
-            yield workers, "array", min(SIZE, most)
-    yield FEW, "dict", DICT
+def draw(plots):
+    """Draw the seconds and the megabytes of all workers.
 
-
-def there(name):
-    way = WAYS[name][0]
-    return way in ("initargs", "broadcast") or importlib.util.find_spec(way)
-
-
-def measure(most):
-    measured = []
-    print("seconds and, in brackets, megabytes of all workers; over initargs: times as fast")
-    for workers, kind, size in cases(most):
-        of_case = {}
-        for name in filter(there, WAYS):
-            for method in WAYS[name][1]:
-                of_case[name, method] = Measured(name, method, workers, kind, size)
-        # What takes a minute needs no second look.
-        for number in range(ROUNDS if size <= SIZE or kind == "dict" else 1):
-            for one in sorted(of_case, reverse=number % 2):
-                of_case[one].measure()
-        print(f"{kind} of {size} to {workers} workers")
-        for (name, method), one in of_case.items():
-            plain = of_case["initargs", method].seconds
-            print(
-                f"  {name:10} {method:10} {statistics.median(one.seconds):8.2f}"
-                f" ({max(one.in_workers):6.0f}) {ratio(plain, one.seconds):6.1f}",
-                flush=True,
-            )
-        measured += of_case.values()
-    return measured
-
-
-def draw(results):
-    """Draw the seconds and the megabytes over the size and over the workers, as four plots."""
+    :param plots: triples of a title, the name of what grows, and pairs of its value and a case
+    """
     plt.rcParams.update({"svg.hashsalt": "objects", "svg.fonttype": "none", "font.size": 9})
-    figure, rows = plt.subplots(2, 2, figsize=(8, 6), constrained_layout=True)
-    for axes, (grows, unit), fixed in zip(
-        rows.T, [("size", "size of the array (MB)"), ("workers", "workers")], ["workers", "size"]
-    ):
-        at = {"workers": FEW, "size": SIZE}[fixed]
-        for name in WAYS:
-            line = sorted(
-                (m[grows], statistics.median(seconds), m["megabytes_of_workers"])
-                for m, seconds in results
-                if (m["way"], m["start_method"], m["kind"]) == (name, DRAWN, "array")
-                and m[fixed] == at
-            )
-            if line:
-                x, seconds, megabytes = zip(*line)
-                axes[0].plot(x, seconds, marker="o", markersize=3, label=name)
-                axes[1].plot(x, megabytes, marker="o", markersize=3, label=name)
-        axes[0].set(ylabel="seconds to all answers", yscale="log")
+    figure, rows = plt.subplots(2, len(plots), figsize=(10, 6), constrained_layout=True)
+    for axes, (title, grows, cases) in zip(rows.T, plots):
+        for name, (_, methods) in WAYS.items():
+            column = name, GROWS if GROWS in methods else methods[0]
+            for ax, field in zip(axes, ["seconds", "workers"]):
+                line = [
+                    (x, case.of(column, field))
+                    for x, case in sorted(cases, key=lambda pair: pair[0])
+                    if column in case.found and case.of(column, field) is not None
+                ]
+                if line:
+                    ax.plot(*zip(*line), marker="o", markersize=3, label=name)
+        axes[0].set(title=title, ylabel="seconds to all answers", yscale="log")
         axes[1].set(ylabel="MB of all workers together", ylim=(0, None))
         for ax in axes:
-            ax.set(xlabel=unit, xlim=(0, None))
+            ax.set(xlabel=grows, xlim=(0, None))
             ax.grid(alpha=0.3)
-        axes[0].set_title(f"{FEW} workers" if fixed == "workers" else f"an array of {SIZE} MB")
-    rows[1][0].legend()
+    rows[0][0].legend()
     figure.savefig(RESULTS / "objects.svg", metadata={"Date": None})
+    plt.close(figure)
     print("written: results/objects.svg")
 
 
 def main():
-    most = int(sys.argv[1]) if len(sys.argv) > 1 else SIZES[-1]
-    results = [one.result() for one in measure(most)]
-    save("objects", results)
-    draw(results)
+    table_of = [
+        Case(kind, size, workers, in_table=True)
+        for kind, size in (("array", SIZE), ("dict", ENTRIES))
+        for workers in (FEW, MANY)
+    ]
+    sizes = [Case("array", size, FEW) for size in (SIZE // 8, SIZE // 2, 2 * SIZE)]
+    numbers = [
+        Case(kind, size, workers)
+        for kind, size in (("array", SIZE), ("dict", ENTRIES))
+        for workers in (1, 8)
+    ]
+    cases = [*table_of, *sizes, *numbers]
+    for case in cases:
+        case.measure()
+    save(
+        "objects",
+        [result for case in cases for result in case.results()],
+        libraries=json.dumps(versions()),
+    )
+    head = "object, workers|pool|start method|seconds|times as fast|MB|copies|in the parent"
+    save_tables(
+        "objects",
+        table(head.split("|"), [row for case in table_of for row in case.rows()]),
+        "Times as fast: over the stock Pool's with the same start method (over "
+        + f"{GROWS} for what has its own), as the median of {ROUNDS} rounds.  MB: all workers\n"
+        "together, with what forked them.  Copies: that, less what it is without the object,\n"
+        "over the object; and the most that the parent had, its files in shared memory counted.",
+    )
+    draw(
+        [
+            (f"an array, {FEW} workers", "MB", [(c.size, c) for c in [*sizes, table_of[0]]]),
+            *(
+                (
+                    f"a {kind} of {size}",
+                    "workers",
+                    [(c.workers, c) for c in [*table_of, *numbers] if c.kind == kind],
+                )
+                for kind, size in (("array", f"{SIZE} MB"), ("dict", f"{ENTRIES:,} entries"))
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":

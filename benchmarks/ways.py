@@ -122,8 +122,9 @@ def global_in_ray():
         yield lambda: pool.map(count_bits_by_global, NUMBERS, CHUNK)
 
 
+STOCK = "Pool, a global"
 WAYS = {
-    "Pool, a global": global_in_pool,
+    STOCK: global_in_pool,
     "Pool, initret": initret,
     "Pool, functools.lru_cache": lru_cache,
     "Pool, functools.partial": partial,
@@ -154,7 +155,7 @@ def first_and_next(way):
 
 
 def main():
-    from measure import PYTHON, ratio, save  # what workers need not import
+    from measure import ratio, save, save_tables, table  # what workers need not import
 
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     multiprocessing.set_start_method(START_METHOD)
@@ -168,24 +169,42 @@ def main():
         for name in sorted(timed, reverse=number % 2):
             try:
                 seconds = first_and_next(WAYS[name])
-            except ImportError as error:
-                print(f"left out: {name} ({error})")
+            except Exception as error:  # which takes nothing from the others
+                print(f"left out: {name} ({error!r})")
                 del timed[name]
             else:
                 if number:  # the first round warms up
                     timed[name].append(seconds)
 
-    saved = []
-    print(f"{PYTHON}, {START_METHOD}{'': <22} from the start    once more")
-    (first, again), *_ = (zip(*timed[name]) for name in WAYS)
+    firsts, agains = {}, {}
     for name, seconds in timed.items():
-        firsts, agains = zip(*seconds)
-        saved += [
-            ({"name": f"{name}: from the start"}, firsts),
-            ({"name": f"{name}: once more"}, agains),
-        ]
-        print(f"{name:40} {ratio(firsts, first):10.2f} {ratio(agains, again):12.2f}")
-    save("ways", saved, start_method=START_METHOD)
+        firsts[name], agains[name] = zip(*seconds)
+    save(
+        "ways",
+        [
+            ({"name": f"{name}: {when}"}, seconds[name])
+            for name in timed
+            for when, seconds in (("from the start", firsts), ("once more", agains))
+        ],
+        start_method=START_METHOD,
+    )
+    save_tables(
+        "ways",
+        table(
+            ["way", "from the start", "once more"],
+            [
+                [
+                    name,
+                    *(
+                        f"{ratio(seconds[name], seconds[STOCK]):.2f}"
+                        for seconds in (firsts, agains)
+                    ),
+                ]
+                for name in timed
+            ],
+        ),
+        f"Over {STOCK}, with {START_METHOD}.",
+    )
 
 
 if __name__ == "__main__":
