@@ -27,7 +27,14 @@ def run(example, *args):
 @pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
 def test_count_bits(start_method):
     printed = run("count_bits.py", "--start-method", start_method)
-    assert printed.count("524288 bits") == 2
+    assert printed.startswith(f"65536 entries to 4 workers, started by {start_method}\n")
+    assert printed.count("524288 bits in ") == printed.count(" once more in ") == 2
+
+
+@pytest.mark.parametrize("entries, bits", [(1, 0), (3, 2), (2**17, 8 * 2**16)])
+def test_count_bits_of_another_table(entries, bits):
+    # Of the largest every second number is looked up: the even ones.
+    assert run("count_bits.py", "--entries", entries).count(f" {bits} bits in ") == 2
 
 
 @pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())

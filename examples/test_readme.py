@@ -1,37 +1,102 @@
-"""The README's code runs, and prints what the README says."""
+"""The code of the READMEs and of the documentation runs, and prints what they say."""
 
+import ast
+import importlib.util
 import multiprocessing
 import pathlib
 import re
+import subprocess
+import sys
 import textwrap
 
 import pytest
-from test_examples import run
 
-README = pathlib.Path(__file__).parent.parent / "README.rst"
-BLOCK = re.compile(r"^\.\. code-block:: (python|text)\n\n((?:    .*\n|\n)+)", re.MULTILINE)
-MAIN = 'if __name__ == "__main__":\n'
+TIMEOUT = 100  # seconds
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.rst",
+    ROOT / "backport" / "README.rst",
+    *sorted((ROOT / "backport" / "docs").glob("*.rst")),
+]
+BLOCK = re.compile(
+    r"^\.\. code-block:: (python|text)\n(?:    :caption: (.+)\n)?\n((?:    .*\n|\n)+)",
+    re.MULTILINE,
+)
+GUARD = 'if __name__ == "__main__":\n'
+START_METHODS = multiprocessing.get_all_start_methods()
+
+
+def blocks(page):
+    """Yield the kind, the caption and the text of each block of a page."""
+    for kind, caption, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        yield kind, caption, textwrap.dedent(text).strip() + "\n"
+
+
+def files(page):
+    """Return the text of each file that a page shows under its name."""
+    return {caption: text for _, caption, text in blocks(page) if caption}
 
 
 def programs():
-    """Yield each Python block with the text block after it, which is its output."""
-    blocks = [
-        (kind, textwrap.dedent(text).strip() + "\n")
-        for kind, text in BLOCK.findall(README.read_text(encoding="utf-8"))
-    ]
-    for (kind, program), (next_kind, output) in zip(blocks, blocks[1:]):
-        if kind == "python":
-            assert next_kind == "text", program
-            yield program, output
+    """Yield each Python block that is no file, with the text block after it: its output."""
+    for page in PAGES:
+        found = [*blocks(page), ("end", "", "")]
+        for number, (block, after) in enumerate(zip(found, found[1:]), 1):
+            kind, caption, program = block
+            if kind == "python" and not caption:
+                assert after[0] == "text", program
+                name = f"{page.parent.name}-{page.stem}-{number}"
+                yield pytest.param(files(page), program, after[2], id=name)
 
 
-@pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
-@pytest.mark.parametrize("program, output", list(programs()))
-def test_block(tmp_path, program, output, start_method):
-    chosen = f'    __import__("multiprocessing").set_start_method("{start_method}")\n'
-    (tmp_path / "program.py").write_text(program.replace(MAIN, MAIN + chosen))
-    assert run(tmp_path / "program.py") == output
+def imported(program):
+    """Yield the names of the top modules and packages that a program imports."""
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.partition(".")[0]
 
 
-def test_blocks_are_found():
-    assert len(list(programs())) >= 5
+@pytest.mark.parametrize("start_method", START_METHODS)
+@pytest.mark.parametrize("shown, program, output", list(programs()))
+def test_program(tmp_path, shown, program, output, start_method):
+    for name, text in shown.items():
+        (tmp_path / name).write_text(text)
+    for name in imported(program):
+        if name + ".py" not in shown and importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not there")
+    choice = f'__import__("multiprocessing").set_start_method("{start_method}")\n'
+    if GUARD in program:
+        (tmp_path / "program.py").write_text(program.replace(GUARD, f"{GUARD}    {choice}"))
+        arguments = ["program.py"]
+    else:
+        # As typed into an interpreter: with no file for workers to run, there is no guard.
+        arguments = ["-c", choice + program]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=str(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == output, done.stderr
+
+
+@pytest.mark.parametrize(
+    "page, name", [(page, name) for page in PAGES for name in files(page) if name[:5] == "test_"]
+)
+def test_shown_test(tmp_path, page, name):
+    (tmp_path / name).write_text(files(page)[name])
+    command = [sys.executable, "-m", "pytest", "-q", name]
+    subprocess.run(command, cwd=str(tmp_path), check=True, timeout=TIMEOUT)
+
+
+def test_readmes_are_short():
+    for page in PAGES[:2]:
+        text = page.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 150
+        assert len(text.split()) <= 1000

@@ -1,5 +1,5 @@
 import pytest
-from upstream import LOCATORS
+from git_environment import LOCATORS
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,8 @@ import sys
 import sysconfig
 import tempfile
 
+from git_environment import without_locators
+
 OLDEST = (3, 8)
 VERSION = sys.version.split()[0]
 PATCHES = pathlib.Path(__file__).resolve().parent.parent / "Lib" / "multiprocessing"
@@ -26,8 +28,7 @@ def apply(patch, folder):
     """Apply one patch of CPython's Lib/ to the copy of Lib/ in folder."""
     # Without a repository around it `git apply` changes the files as they are,
     # but inside one it would silently skip what that repository does not hold.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    env["GIT_CEILING_DIRECTORIES"] = os.path.dirname(folder)
+    env = without_locators(GIT_CEILING_DIRECTORIES=os.path.dirname(folder))
     done = subprocess.run(
         ["git", "-c", "core.autocrlf=false", "apply", "-p2", str(patch)],
         cwd=folder,

@@ -4,9 +4,9 @@
     python tools/upstream.py DEST
     PYTHONPATH=DEST/Lib python -m test ...
 
-DEST becomes a git repository with the Lib folder of the Python that runs this
-and, since no installation has the source of the documentation, with a page made
-of the lines that the patch of it quotes.
+DEST becomes a git repository with the Lib folder of the Python that runs this,
+which should be a new one.  No installation has what stands in Doc and Misc: there
+the files that a patch is for are made of the lines that it quotes.
 """
 
 import argparse
@@ -16,14 +16,22 @@ import sysconfig
 
 from upstream import Checkout
 
-PATCH = pathlib.Path("Doc", "library", "multiprocessing.rst.patch")
 HERE = pathlib.Path(__file__).resolve().parent.parent
+# What the suite uses of CPython's main branch that Python 3.14 does not have.
+YOUNGER = """
+
+@contextlib.contextmanager
+def ignore_fork_in_thread_deprecation_warnings():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
+        yield
+"""
 
 
-def quoted_page():
-    """Return the page of documentation, as far as the patch quotes it."""
+def quoted(patch):
+    """Return the text of a file, as far as the patch of it quotes it."""
     lines = ["A page of documentation", "=======================", ""]
-    for line in (HERE / PATCH).read_text(encoding="utf-8").splitlines()[3:]:
+    for line in patch.read_text(encoding="utf-8").splitlines()[3:]:
         if line.startswith("@@"):
             lines += ["", "   Something else.", ""]
         elif not line.startswith("+"):
@@ -41,9 +49,15 @@ def make(dest, folder="."):
         ignore=ignored,
         ignore_dangling_symlinks=True,  # Debian's sitecustomize.py, without /etc
     )
-    page = dest / PATCH.with_suffix("")
-    page.parent.mkdir(parents=True)
-    page.write_text(quoted_page(), encoding="utf-8")
+    for patch in [path for top in ("Doc", "Lib", "Misc") for path in (HERE / top).rglob("*.patch")]:
+        file = dest / patch.relative_to(HERE).with_suffix("")
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(quoted(patch), encoding="utf-8")
+    helper = dest / "Lib" / "test" / "support" / "warnings_helper.py"
+    if helper.exists() and "def ignore_fork_in_thread" not in helper.read_text(encoding="utf-8"):
+        with helper.open("a", encoding="utf-8") as file:
+            file.write(YOUNGER)
     (dest / ".gitignore").write_text("__pycache__/\n")
     checkout = Checkout(dest)
     for command in (

@@ -2,8 +2,8 @@
 
     python tools/suite_for.py PACKAGE FOLDER [PYTEST_ARG...]
 
-The suite is copied from Lib/test to the folder, and there the name of the package
-stands where multiprocessing's stood.
+The suite, and what runs it here, are copied to the folder, and there the name of
+the package stands where multiprocessing's stood.
 """
 
 import pathlib
@@ -14,12 +14,13 @@ import multiprocessing_initret
 import pytest
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
+SUITE = "conftest.py", "Lib/test/**/*.py", "backport/tests/cpython/**/*.py"
 
 if __name__ == "__main__":  # and not in the workers
-    package, folder = sys.argv[1], pathlib.Path(sys.argv[2])
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in (PROJECT / "Lib" / "test").glob("*.py"):
-        text = re.sub(r"\bmultiprocessing\b", package, path.read_text())
-        (folder / path.name).write_text(text)
+    package, folder = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
+    for path in [path for pattern in SUITE for path in PROJECT.glob(pattern)]:
+        copy = folder / path.relative_to(PROJECT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(re.sub(r"\bmultiprocessing\b", package, path.read_text()))
     multiprocessing_initret.install(package)
-    sys.exit(pytest.main(["-c", str(PROJECT / "tox.ini")] + sys.argv[2:]))
+    sys.exit(pytest.main(["-c", str(PROJECT / "tox.ini"), str(folder), *sys.argv[3:]]))

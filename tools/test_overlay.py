@@ -59,7 +59,8 @@ def test_a_repository_around_it_makes_no_difference(tmp_path, around):
 def test_a_hunk_that_does_not_apply(tmp_path):
     tools = tmp_path / "tools"
     tools.mkdir()
-    shutil.copy(str(TOOLS / "overlay.py"), str(tools))
+    for name in ("overlay.py", "git_environment.py"):
+        shutil.copy(str(TOOLS / name), str(tools))
     shutil.copytree(str(PATCHES), str(tmp_path / "Lib" / "multiprocessing"))
     patch = tmp_path / "Lib" / "multiprocessing" / "pool.py.patch"
     patch.write_text(patch.read_text().replace(" job_counter = ", " job_counter_of_old = "))

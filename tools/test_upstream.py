@@ -63,7 +63,7 @@ def test_one_commit(checkout):
     assert state(checkout) == before
 
     code, message = upstream(checkout)
-    assert code == 0 and "./python -m test test_multiprocessing_initret" in message
+    assert code == 0 and "./python -m test -j0 test_multiprocessing_{fork" in message
     _, head, status, _, _ = state(checkout)
     assert head == "refs/heads/gh-79018-expect-initret\n" and status == ""
     log = run("git", "log", "--format=%s", cwd=checkout).stdout.splitlines()
@@ -101,8 +101,8 @@ def test_branch_cannot_be_made(checkout):
 
 
 def test_another_file_of_the_name(checkout):
-    name = "Lib/test/test_multiprocessing_initret.py"
-    (checkout / name).parent.mkdir()
+    name = "Lib/test/_test_multiprocessing_initret.py"
+    (checkout / name).parent.mkdir(exist_ok=True)
     (checkout / name).write_text("# other\n")
     run("git", "add", ".", cwd=checkout)
     run("git", "commit", "-q", "-m", "Other", cwd=checkout)
@@ -110,9 +110,9 @@ def test_another_file_of_the_name(checkout):
 
 
 def test_an_ignored_file_of_the_name(checkout):
-    name = "Lib/test/test_multiprocessing_initret.py"
+    name = "Lib/test/_test_multiprocessing_initret.py"
     (checkout / ".git" / "info" / "exclude").write_text("Lib/test\n")
-    (checkout / name).parent.mkdir()
+    (checkout / name).parent.mkdir(exist_ok=True)
     (checkout / name).write_text("# mine\n")
     code, message = upstream(checkout)
     assert code == 1 and name in message

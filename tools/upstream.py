@@ -17,9 +17,9 @@ import shutil
 import subprocess
 import tempfile
 
+from git_environment import without_locators
+
 HERE = pathlib.Path(__file__).resolve().parent.parent
-# What would have git work on another repository than it is told to, in a hook say.
-LOCATORS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 UNFINISHED = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "rebase-merge", "rebase-apply")
 MESSAGE = """\
 gh-79018: Add expect_initret to multiprocessing.Pool
@@ -36,7 +36,7 @@ class Checkout:
 
     def __init__(self, folder):
         self.folder = folder
-        self.env = {key: value for key, value in os.environ.items() if key not in LOCATORS}
+        self.env = without_locators()
 
     def run(self, *args):
         return subprocess.run(
@@ -158,7 +158,7 @@ def main():
         checkout.commit(options.branch)
     print(
         f"Branch {options.branch} is one commit ahead. Next, in {options.checkout}:\n"
-        "    ./python -m test test_multiprocessing_initret\n"
+        "    ./python -m test -j0 test_multiprocessing_{fork,spawn,forkserver}\n"
         "    make -C Doc check"
     )
 
