@@ -15,7 +15,7 @@ import time
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, wait_until
-from multiprocessing_initret import WorkerLostError, _shared, _template
+from multiprocessing_initret import WorkerLostError, _lost, _shared, _template
 
 pytestmark = [
     pytest.mark.skipif(
@@ -496,12 +496,61 @@ def die_with_template(initret):
 
 
 @linux
+def test_template_is_killed_before_it_tells_a_pid(always, tmp_path):
+    with pool_of(tmp_path, Call(die_once, tmp_path / "died"), initializer=note_pid) as pool:
+        outcome(pool, parent)
+        known = {f"{process.pid}.pid" for process in pool._pool}
+    assert (tmp_path / "died").exists()
+    # What was forked and never told of runs nothing.
+    assert {path.name for path in tmp_path.glob("*.pid")} <= known
+
+
+def die_once(path):
+    """Let this process, a template, be killed when it is to tell the first pid."""
+    write_signed = multiprocessing.forkserver.write_signed
+
+    def die(*args):
+        if path.exists():
+            write_signed(*args)
+        else:
+            path.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    multiprocessing.forkserver.write_signed = die
+
+
+def note_pid(folder, _):
+    (folder / f"{os.getpid()}.pid").touch()
+
+
+@linux
 def test_fork_server_is_killed(always):
     with pool_of({"key": 1}) as pool:
         template = outcome(pool, parent)
         os.kill(multiprocessing.forkserver._forkserver._forkserver_pid, signal.SIGKILL)
         assert outcome_at_last(pool, get) == ({"key": 1},)
     wait_until(lambda: not is_running(template))
+
+
+@linux
+def test_template_is_killed_and_the_pool_terminated(always, monkeypatch, tmp_path):
+    pool = pool_of(tmp_path / "began")
+    pool.apply_async(begin)
+    wait_until((tmp_path / "began").exists)
+    # Nobody is to see that the workers are gone, as it seems, before the pool ends.
+    monkeypatch.setattr(_lost.ProcessSupervisor, "_settle", lambda _: None)
+    template, worker = map(int, (tmp_path / "began").read_text().split())
+    os.kill(template, signal.SIGKILL)
+    wait_until(lambda: not is_running(template))
+    pool.terminate()
+    wait_until(lambda: not is_running(worker))
+
+
+def begin(initret):
+    (path,) = initret
+    path.with_suffix(".new").write_text(f"{os.getppid()} {os.getpid()}")
+    path.with_suffix(".new").rename(path)
+    time.sleep(TIMEOUT)
 
 
 ENDS = """

@@ -718,6 +718,8 @@ class ProcessSupervisor(Supervisor):
             while worker.is_alive():
                 worker.join(0.1)
                 self._free_lock()
+        for worker in self._workers:
+            self._make_sure_it_left(worker)
         # The stock function takes this lock, and reads whole messages from the pipe, where
         # a part of one may be left.
         self._free_lock()

@@ -17,7 +17,7 @@ from ._shared import PICKLES_ONCE, Received
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional
+    from typing import Any, Callable, Dict, Optional, Tuple
 
     from ._shared import Shared
 
@@ -126,9 +126,23 @@ def _popen_class(package: str, server: "Any") -> "Any":
     of its module, in one function.  So that function runs with other globals.
     """
     stock = module(package, "popen_forkserver")
+    pids: "Dict[int, int]" = {}
+
+    def connect_to_new_process(fds: "Any") -> "Tuple[int, int]":
+        # The stock function sends what the process is to do, and then reads its pid. A
+        # server that is killed between forking and telling that pid would leave a worker
+        # of which nobody knows, beside the one that is started in its place.
+        sentinel, writer = server.connect_to_new_process(fds)
+        try:
+            pids[sentinel] = stock.forkserver.read_signed(sentinel)
+        except BaseException:
+            os.close(sentinel)
+            os.close(writer)
+            raise
+        return sentinel, writer
+
     ours = types.SimpleNamespace(
-        connect_to_new_process=server.connect_to_new_process,
-        read_signed=stock.forkserver.read_signed,
+        connect_to_new_process=connect_to_new_process, read_signed=pids.pop
     )
     names = dict(vars(stock), forkserver=ours)
 
