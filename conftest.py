@@ -1,5 +1,6 @@
 """Has pytest run the suite in Lib/test as it lands in CPython, on any Python."""
 
+import faulthandler
 import inspect
 import os
 import pathlib
@@ -44,3 +45,8 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.name == "test_buffersize":
                 item.add_marker(pytest.mark.skip("imap() has no buffersize"))
+
+
+def pytest_unconfigure():
+    """Give the end of the interpreter a limit too, and say what it waits for."""
+    faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)

@@ -21,7 +21,8 @@ import threading
 
 VERSION = "3.13"
 # Later ones of numpy call a function that Debian's Wine 8 lacks.
-PACKAGES = ("pytest", "pytest-timeout", "colorama", "numpy==2.1.3")
+PACKAGES = ("pytest", "pytest-rerunfailures", "pytest-timeout", "colorama", "numpy==2.1.3")
+TIMEOUT = 1500  # seconds for one program; the longest takes a third of that
 # Otherwise it asks whether to install Mono and Gecko, and tells of what it lacks.
 QUIET = {"WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml="}
 
@@ -51,7 +52,7 @@ class Windows:
         self.wine("winecfg", "-v", "win10")
 
     def wine(self, *command):
-        """Run a program of Windows, and return its exit status."""
+        """Run a program of Windows, and return its exit status, or that it took too long."""
         # Its Python fails to start where a standard stream is a file or a terminal.
         process = subprocess.Popen(
             ["wine", *command],
@@ -63,7 +64,9 @@ class Windows:
         printing = threading.Thread(target=self.print_all, args=(process.stdout,))
         printing.start()
         try:
-            return process.wait()
+            return process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            return str(error)
         finally:
             # What it has started and left running would hold the pipe open.
             subprocess.run(["wineserver", "--kill"], env=self.env)

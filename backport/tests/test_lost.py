@@ -29,6 +29,8 @@ KILLED = "left with exit code 15" if WINDOWS else "was killed by SIGKILL"
 
 needs_signals = pytest.mark.skipif(WINDOWS, reason="Windows has no signals")
 needs_pipes = pytest.mark.skipif(WINDOWS, reason="moves a message through its pipes as a whole")
+# A fork server of Python 3.6 does not tell how a process was killed.
+TELLS = sys.version_info >= (3, 7)
 main_rows = pytest.mark.parametrize("package", ["multiprocessing", "multiprocess"])
 
 
@@ -1168,15 +1170,16 @@ def first_of_pair(pair, initret):
 
 
 class Short:
-    def __init__(self, count, make=int):
-        self.count, self.make = count, make
+    def __init__(self, count, make=int, error=LookupError):
+        self.count, self.make, self.error = count, make, error
 
     def __len__(self):
         return 10
 
     def __iter__(self):
         yield from map(self.make, range(self.count))
-        raise LookupError("no luck")
+        if self.error is not None:
+            raise self.error("no luck")
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -1196,6 +1199,110 @@ def test_iterator_raises_early(make, thread_pool, count, chunksize):
         assert list(map(type, done)) == [LookupError, LookupError]
         pool.close()
         ends(pool)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("chunksize", [1, 2, 3, 10])
+def test_iterator_ends_early(make, thread_pool, count, chunksize):
+    for pool in make(), thread_pool():
+        result = pool.map_async(add, Short(count, error=None), chunksize)
+        if count and chunksize == 10:
+            assert result.get(TIMEOUT) == list(range(40, 40 + count))
+        else:
+            with pytest.raises(ValueError, match="fewer items"):
+                result.get(TIMEOUT)
+        assert outcomes(pool.imap(add, Short(count, error=None))) == list(range(40, 40 + count))
+        check(pool)
+
+
+class Leaves(BaseException):
+    pass
+
+
+class LeavesWhenPickled:
+    def __reduce__(self):
+        raise Leaves
+
+
+def test_what_is_no_exception_is_raised_where_tasks_are_made(make, thread_pool):
+    pool = make()
+    for result in (
+        pool.map_async(add, Short(5, error=Leaves), 1),
+        pool.apply_async(add, (LeavesWhenPickled(),)),
+    ):
+        with pytest.raises(Leaves):
+            result.get(TIMEOUT)
+    check(pool)
+    pool = thread_pool()
+    assert type(outcome(pool.map_async(add, Short(5, error=Leaves), 1)).__cause__) is Leaves
+    check(pool)
+
+
+@pytest.mark.parametrize("end", ["close", "terminate"])
+@pytest.mark.parametrize("chunksize", [None, 1])
+def test_pool_ends_while_an_iterable_is_read(make, thread_pool, chunksize, end):
+    for pool in make(), thread_pool():
+
+        def items():
+            yield 1
+            getattr(pool, end)()  # noqa: B023
+            wait_until(lambda: not pool._worker_handler.is_alive())  # noqa: B023
+
+        with pytest.raises(ValueError):
+            pool.map_async(add, items(), chunksize)
+        with pytest.raises(ValueError):
+            pool.map_async(add, itertools.count(), chunksize)
+        pool.close()
+        ends(pool)
+
+
+#
+# Callbacks
+#
+
+
+@pytest.mark.parametrize("error", [LookupError, KeyError, Leaves, SystemExit])
+def test_callback_that_raises(make, thread_pool, monkeypatch, error):
+    said = []
+    monkeypatch.setattr(sys, "excepthook", lambda *args: said.append(args[0]))
+
+    def callback(value):
+        raise error
+
+    for pool in make(), thread_pool():
+        args = {"callback": callback, "error_callback": callback}
+        assert pool.apply_async(add, (1,), **args).get(TIMEOUT) == 41
+        assert pool.map_async(add, range(3), **args).get(TIMEOUT) == [40, 41, 42]
+        for result in pool.apply_async(add, ("",), **args), pool.map_async(add, [""], **args):
+            with pytest.raises(TypeError):
+                result.get(TIMEOUT)
+        check(pool)
+        assert said == [error] * 4
+        said.clear()
+
+
+@pytest.mark.parametrize("method", ["apply", "map"])
+def test_callback_that_terminates(make, thread_pool, tmp_path, method):
+    for pool in make(), thread_pool():
+        path = str(tmp_path / type(pool).__name__)
+        inside = pool.apply_async(block, (path,))
+        wait_until(lambda: os.path.exists(path))  # noqa: B023
+        called = []
+
+        def callback(value):
+            os.unlink(path)  # noqa: B023  # a thread cannot be terminated
+            pool.terminate()  # noqa: B023
+            called.append(value)  # noqa: B023
+
+        callbacks = {"callback": callback, "error_callback": callback}
+        if method == "apply":
+            result, expected = pool.apply_async(add, (1,), **callbacks), 41
+        else:
+            result, expected = pool.map_async(add, range(2), 1, **callbacks), [40, 41]
+        assert result.get(TIMEOUT) == expected
+        assert called == [expected]
+        ends(pool)
+        assert outcome(inside) is None or is_lost(outcome(inside), "terminated")
 
 
 #
@@ -1508,6 +1615,103 @@ def test_killed_fork_server(make, tmp_path, start_method):
     assert pool.apply_async(parent_pid, ("",)).get(TIMEOUT) != server
     # It was alive, and would have gone on beside its replacement.
     wait_until(lambda: not is_running(pid))
+
+
+#
+# How a process is told that a worker has left
+#
+
+NOT_TOLD = """
+import contextlib, multiprocessing, os, signal, sys
+import multiprocessing_initret
+
+def leave(item, initret):
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item + initret
+
+if __name__ == "__main__":
+    multiprocessing_initret.install()
+    if sys.argv[2] == "ignored":
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    else:
+        import resource
+    for end in "close", "terminate":
+        context = multiprocessing.get_context(sys.argv[1])
+        pool = context.Pool(2, int, (40,), expect_initret=True)
+        assert pool.apply(leave, (1,)) == 41
+        taken = []
+        if sys.argv[2] == "no descriptors":
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (100, most))
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+        found = []
+        for result in [pool.apply_async(leave, (item,)) for item in range(5)]:
+            try:
+                found.append(result.get(60))
+            except multiprocessing_initret.WorkerLostError as error:
+                found.append(error)
+        for descriptor in taken:
+            os.close(descriptor)
+        getattr(pool, end)()
+        pool.join()
+        print(*found, sep="\\n")
+"""
+
+
+@needs_signals
+def test_sigchld_is_ignored(python, tmp_path, start_method):
+    (tmp_path / "program.py").write_text(NOT_TOLD)
+    output = python("program.py", start_method, "ignored").splitlines()
+    assert len(output) == 10
+    assert output[:3] == output[5:8] == ["40", "41", "42"] and output[4] == output[9] == "44"
+    how = KILLED if start_method == "forkserver" and TELLS else "left with exit code 255"
+    assert how in output[3] and how in output[8]
+
+
+@needs_signals
+def test_no_descriptor_for_a_replacement(python, tmp_path, start_method):
+    (tmp_path / "program.py").write_text(NOT_TOLD)
+    output = python("program.py", start_method, "no descriptors").splitlines()
+    assert len(output) == 10
+    how = KILLED if start_method != "forkserver" or TELLS else "left with exit code 255"
+    assert how in output[3] and how in output[8]
+    for line in output[:3] + output[4:8] + output[9:]:
+        assert line in ("40", "41", "42", "44") or "a worker could not be started" in line, line
+
+
+def leave_a_child(path, initret):
+    if not os.fork():
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+        os.rename(path, path + ".pid")
+        time.sleep(TIMEOUT)
+        os._exit(0)
+    pid_said(path)
+    kill_itself()
+
+
+@needs_signals
+def test_child_of_a_lost_worker(make, tmp_path, start_method):
+    if start_method == "forkserver":
+        is_told = TELLS
+    else:
+        is_told = sys.version_info < (3, 8) or hasattr(os, "pidfd_open")
+    if not is_told:
+        pytest.skip("its child has the pipe by which a worker is known to have left")
+    path = str(tmp_path / "child")
+    pool = make()
+    result = pool.apply_async(leave_a_child, (path,))
+    child = pid_said(path)
+    try:
+        assert is_lost(outcome(result), KILLED)
+        check(pool)
+        pool.close()
+        ends(pool)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def is_running(pid):

@@ -7,10 +7,12 @@ record, which says what it was doing, and a pipe for its results alone.
 """
 
 import collections
+import functools
 import os
 import select
 import signal
 import struct
+import sys
 import threading
 import time
 import types
@@ -27,7 +29,6 @@ from ._worker import (
     RUNS,
     WAITS,
     WorkerLostError,
-    missing,
     run,
     run_recorded,
     run_thread,
@@ -41,7 +42,7 @@ else:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Tuple
 
 # Seconds after which a lock that nobody says to hold is that of the worker which
 # left.  Between taking it and saying so are 100 nanoseconds.
@@ -50,6 +51,37 @@ _PATIENCE = 1.0
 # How many workers in a row may be killed before they can do anything. Whoever kills
 # workers at random meets those that start; who is out of memory meets no others.
 _MANY = 100
+
+
+@functools.lru_cache(maxsize=None)
+def _results_class(stock: type) -> "Any":
+    """Return the class of the results that a pool waits for, by their jobs."""
+
+    class Results(stock):  # type: ignore[misc,valid-type]
+        def __init__(self, *args: "Any", **kwds: "Any") -> None:
+            super().__init__(*args, **kwds)
+            # The jobs whose callbacks run: they have their outcome, and end by themselves.
+            self.ending: "List[int]" = []
+
+        def __setitem__(self, job: int, result: "Any") -> None:
+            # A new result, which has its callbacks by now, and no outcome.
+            for name in ("_callback", "_error_callback"):
+                callback = getattr(result, name, None)
+                if callback is not None:
+                    setattr(result, name, functools.partial(self._call, job, callback))
+            super().__setitem__(job, result)
+
+        def _call(self, job: int, callback: "Callable[[Any], object]", value: "Any") -> None:
+            # What it raises would end the thread that handles all results.
+            self.ending.append(job)
+            try:
+                callback(value)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            finally:
+                self.ending.remove(job)
+
+    return Results
 
 
 class Supervisor:
@@ -73,6 +105,8 @@ class Supervisor:
         self._stock_terminate = pool._terminate_pool
         pool.Process = self.process
         pool._terminate_pool = self.terminate
+        pool._map_async = self._map_async
+        pool._guarded_task_generation = self._generate
 
     def _share(self, initializer: "Any", initargs: "Any") -> Shared:
         if self._shared is None:
@@ -80,7 +114,11 @@ class Supervisor:
                 raise ValueError("expect_initret requires an initializer")
             self._shared = Shared((initializer, *initargs), self._package)
             pool: "Any" = self._weak_pool()
-            self._cache, self._size = pool._cache, pool._processes
+            self._size = pool._processes
+            results = _results_class(type(pool._cache))
+            # From Python 3.8 it tells the thread that handles workers when it is empty.
+            kwds = {"notifier": pool._change_notifier} if results.__base__ is not dict else {}
+            self._cache = pool._cache = results(**kwds)
         return self._shared
 
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
@@ -92,6 +130,42 @@ class Supervisor:
 
     def _bind(self, target: "Any", args: "Any") -> "Tuple[Any, Any]":
         return run, (self._package, target, *args)
+
+    def _map_async(
+        self,
+        func: "Any",
+        iterable: "Any",
+        mapper: "Any",
+        chunksize: "Optional[int]" = None,
+        *args: "Any",
+        **kwds: "Any",
+    ) -> "Any":
+        pool: "Any" = self._weak_pool()
+        # The stock function sees that the pool runs, and then reads what may take long:
+        # who closes the pool meanwhile leaves tasks that nobody takes.
+        if not hasattr(iterable, "__len__") and pool._state == self._module.RUN:
+            iterable = list(iterable)
+        # It divides by the number of workers that there are just now: where all have been
+        # killed that is none.
+        if chunksize is None and hasattr(iterable, "__len__"):
+            chunksize = -(-len(iterable) // (4 * self._size))
+        return type(pool)._map_async(pool, func, iterable, mapper, chunksize, *args, **kwds)
+
+    def _generate(self, job: int, func: "Any", iterable: "Iterable[Any]") -> "Iterator[Any]":
+        """Yield the tasks of a job, and last what has ended them early, if anything has."""
+        # What a map() waits for; the others are told how many tasks there were.
+        chunks = getattr(self._cache.get(job), "_number_left", 0)
+        i = -1
+        try:
+            for i, args in enumerate(iterable):
+                yield job, i, func, (args,), {}
+            if i + 1 < chunks:
+                raise ValueError("the iterable yielded fewer items than its len() said")
+        except GeneratorExit:
+            raise  # nobody takes more
+        except BaseException as error:
+            for left in range(i + 1, max(i + 2, chunks)):
+                yield job, left, self._module._helper_reraises_exception, (error,), {}
 
     def terminate(self, *args: "Any") -> None:
         """End the pool as ``_terminate_pool`` does, and all results that are left."""
@@ -113,9 +187,11 @@ class Supervisor:
     def _after_the_end(self) -> None:
         """Give up what belonged to the workers."""
 
-    def _end_results(self, cache: "Dict[int, Any]") -> None:
+    def _end_results(self, cache: "Any") -> None:
         error = WorkerLostError("the pool was terminated before this task had ended")
         for job, result in list(cache.items()):
+            if job in cache.ending:
+                continue
             if hasattr(result, "_set_length"):
                 # What has arrived comes first, then this, then the end.
                 result._set(result._index, (False, error))
@@ -129,7 +205,7 @@ class ThreadSupervisor(Supervisor):
     """That of a ThreadPool."""
 
     def _bind(self, target: "Any", args: "Any") -> "Tuple[Any, Any]":
-        return run_thread, (self._package, target, self._cache, *args)
+        return run_thread, (self._package, target, *args)
 
 
 #
@@ -187,6 +263,8 @@ class _Worker:
         self.reader, self.writer = pipe  # of its results
         self.unread = bytearray()
         self.lost: "Optional[int]" = None
+        self._is_child = False  # of this process, not of a fork server
+        self._pidfd: "Optional[int]" = None
 
     def __getattr__(self, name: str) -> "Any":
         return getattr(self._process, name)
@@ -217,9 +295,40 @@ class _Worker:
             self._supervisor.could_not_start(self, error)
             self._process = _Vacancy()
         else:
+            self._is_child = getattr(self._popen, "method", "") in ("fork", "spawn")
+            if self._is_child and hasattr(os, "pidfd_open"):
+                try:
+                    self._pidfd = os.pidfd_open(self.pid)
+                except OSError:
+                    pass
+                else:
+                    # Not before: the pool may be waiting for it.
+                    weakref.finalize(self, os.close, self._pidfd).atexit = False
             self._supervisor.started(self)
         finally:
             self.writer.close()
+
+    @property
+    def sentinel(self) -> "Any":
+        # The process's own is a pipe that its children have too, by os.fork(), and tells
+        # of it when they have all left. (Linux; from Python 3.9.)
+        return self._process.sentinel if self._pidfd is None else self._pidfd
+
+    @property
+    def exitcode(self) -> "Optional[int]":
+        code: "Optional[int]" = self._process.exitcode
+        if code is None and self._is_child and os.name == "posix":
+            # Where SIGCHLD is ignored, or others wait for all children, nobody tells this
+            # process how one has ended; multiprocessing takes it to be alive for ever.
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                code = self._process.exitcode  # another thread may have been told
+                if code is None:
+                    code = self._popen.returncode = 255
+            except PermissionError:
+                pass
+        return code
 
     def __str__(self) -> str:
         code = self.exitcode
@@ -272,7 +381,6 @@ class ProcessSupervisor(Supervisor):
             os.set_blocking(self._inqueue._writer.fileno(), False)
             self._poller = select.poll()
         pool._quick_put, pool._quick_get = self.put, self.get
-        pool._map_async = self._map_async
         self._register(self._outqueue._reader, None)
         module(self._package, "util").register_after_fork(self, ProcessSupervisor._after_fork)
 
@@ -296,7 +404,11 @@ class ProcessSupervisor(Supervisor):
             self._slots = list(range(1, 1 + 2 * self._size))
         slot = self._slots.pop()
         self._records.numbers[slot] = 0
-        pipe = self._ctx.Pipe(duplex=False)
+        try:
+            pipe = self._ctx.Pipe(duplex=False)
+        except OSError as error:
+            self._cannot_start(error)
+            return _Vacancy()
         bound = self._package, target, inqueue, pipe[1], shared, self._lazy, self._records, slot
         process = self._stock_process()(
             *context, target=run_recorded, args=bound + tuple(rest), **kwds
@@ -317,6 +429,9 @@ class ProcessSupervisor(Supervisor):
 
     def could_not_start(self, worker: _Worker, error: Exception) -> None:
         self._workers.remove(worker)
+        self._cannot_start(error)
+
+    def _cannot_start(self, error: Exception) -> None:
         if threading.current_thread() is self._constructing:
             self._template.close(now=True)
             if isinstance(error, (ConnectionError, EOFError)):
@@ -472,36 +587,17 @@ class ProcessSupervisor(Supervisor):
 
     # -- Tasks, in the thread that handles them --------------------------------
 
-    def _map_async(
-        self,
-        func: "Any",
-        iterable: "Any",
-        mapper: "Any",
-        chunksize: "Optional[int]" = None,
-        *args: "Any",
-        **kwds: "Any",
-    ) -> "Any":
-        # The stock function divides by the number of workers that there are just now:
-        # where all have been killed that is none.
-        if chunksize is None:
-            if not hasattr(iterable, "__len__"):
-                iterable = list(iterable)
-            chunksize = -(-len(iterable) // (4 * self._size))
-        pool: "Any" = self._weak_pool()
-        return type(pool)._map_async(pool, func, iterable, mapper, chunksize, *args, **kwds)
-
     def put(self, task: "Any") -> None:
         if task is None:
             self._dismiss()
             return
         job, i, func, args, _ = task
         if func is self._module._helper_reraises_exception:
-            for _ in range(missing(self._cache.get(job), i)):
-                self._post(job, i, args[0])
+            self._post(job, i, args[0])
             return
         try:
             sent = self._send(job, i, self._pickler.dumps(task))
-        except Exception as error:
+        except BaseException as error:
             self._post(job, i, error)
         else:
             if not sent:
@@ -703,7 +799,7 @@ class ProcessSupervisor(Supervisor):
     # -- The end -----------------------------------------------------------------
 
     def _before_the_end(self, *args: "Any") -> None:
-        taskqueue, inqueue, _, pool, *notifiers, worker_handler, task_handler, _, _ = args
+        taskqueue, inqueue, _, _, *notifiers, worker_handler, task_handler, _, _ = args
         worker_handler._state = task_handler._state = self._module.TERMINATE
         for notifier in notifiers:
             notifier.put(None)
@@ -711,14 +807,13 @@ class ProcessSupervisor(Supervisor):
             worker_handler.join()  # or it would start others
         with self._settling:
             self._stopped = True
-        for worker in pool:
+        for worker in self._workers:
             if worker.exitcode is None:
                 worker.terminate()
-        for worker in pool:
-            while worker.is_alive():
+        for worker in self._workers:
+            while worker.exitcode is None:
                 worker.join(0.1)
                 self._free_lock()
-        for worker in self._workers:
             self._make_sure_it_left(worker)
         # The stock function takes this lock, and reads whole messages from the pipe, where
         # a part of one may be left.

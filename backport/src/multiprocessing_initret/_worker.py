@@ -58,7 +58,6 @@ class Tasks:
         mapstar, starmapstar = self._pool.mapstar, self._pool.starmapstar
         reraise = self._pool._helper_reraises_exception
         bound_mapstar, bound_starmapstar, bound = self._map, self._starmap, self._apply
-        unbound = self._unbound
 
         task: "Optional[_Task]" = None
 
@@ -77,7 +76,7 @@ class Tasks:
             if func is starmapstar:
                 return job, i, bound_starmapstar, args, kwds
             if func is reraise or func is _raise:
-                return unbound(task)
+                return task
             if keyword and not kwds:
                 return job, i, func, args, keyword
             # Whatever is raised then, Python's own TypeError for a second initret among
@@ -117,9 +116,6 @@ class Tasks:
                 self._initialize()
             except Exception as error:
                 self._pool.util.info("initializer failed, the next task runs it again: %r", error)
-
-    def _unbound(self, task: "_Task") -> "_Task":
-        return task
 
     def _get_initret(self) -> "Any":
         if self._initret is _NO_INITRET:
@@ -166,32 +162,9 @@ def run(
 #
 
 
-class _ThreadTasks(Tasks):
-    def __init__(self, *args: "Any", cache: "Dict[int, Any]", outqueue: "Any") -> None:
-        self._cache = cache
-        self._outqueue = outqueue
-        super().__init__(*args)
-
-    def _unbound(self, task: "_Task") -> "_Task":
-        # The iterable raised this: it is the outcome of all that would have followed.
-        job, i, _, (error,), _ = task
-        for _ in range(missing(self._cache.get(job), i) - 1):
-            self._outqueue.put((job, i, (False, error)))
-        return task
-
-
-def missing(result: "Any", done: int) -> int:
-    """Return how many outcomes a result waits for when its iterable raises after some."""
-    if hasattr(result, "_number_left"):
-        chunks: int = -(-len(result._value) // result._chunksize)
-        return max(1, chunks - done)
-    return 1
-
-
 def run_thread(
     package: str,
     target: "Callable[..., object]",
-    cache: "Dict[int, Any]",
     inqueue: "Any",
     outqueue: "Any",
     shared: "Shared",
@@ -202,7 +175,7 @@ def run_thread(
     The loop catches every Exception.  A SystemExit would end the thread, which
     nobody replaces, and its task with it.
     """
-    tasks = _ThreadTasks(package, inqueue, shared, cache=cache, outqueue=outqueue)
+    tasks = Tasks(package, inqueue, shared)
     initialize: "Optional[Callable[[], None]]" = tasks.initialize
     while True:
         try:
