@@ -54,10 +54,10 @@ _MANY = 100
 
 
 @functools.lru_cache(maxsize=None)
-def _results_class(stock: type) -> "Any":
+def _results_class(stock: "Any") -> "Any":
     """Return the class of the results that a pool waits for, by their jobs."""
 
-    class Results(stock):  # type: ignore[misc,valid-type]
+    class Results(stock):  # type: ignore[misc]
         def __init__(self, *args: "Any", **kwds: "Any") -> None:
             super().__init__(*args, **kwds)
             # The jobs whose callbacks run: they have their outcome, and end by themselves.
@@ -77,7 +77,7 @@ def _results_class(stock: type) -> "Any":
             try:
                 callback(value)
             except BaseException:
-                sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+                sys.excepthook(*sys.exc_info())
             finally:
                 self.ending.remove(job)
 
@@ -115,10 +115,10 @@ class Supervisor:
             self._shared = Shared((initializer, *initargs), self._package)
             pool: "Any" = self._weak_pool()
             self._size = pool._processes
-            results = _results_class(type(pool._cache))
+            stock: "Any" = type(pool._cache)
             # From Python 3.8 it tells the thread that handles workers when it is empty.
-            kwds = {"notifier": pool._change_notifier} if results.__base__ is not dict else {}
-            self._cache = pool._cache = results(**kwds)
+            kwds = {} if stock is dict else {"notifier": pool._change_notifier}
+            self._cache = pool._cache = _results_class(stock)(**kwds)
         return self._shared
 
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
@@ -315,8 +315,8 @@ class _Worker:
         return self._process.sentinel if self._pidfd is None else self._pidfd
 
     @property
-    def exitcode(self) -> "Optional[int]":
-        code: "Optional[int]" = self._process.exitcode
+    def exitcode(self) -> "Any":
+        code = self._process.exitcode
         if code is None and self._is_child and os.name == "posix":
             # Where SIGCHLD is ignored, or others wait for all children, nobody tells this
             # process how one has ended; multiprocessing takes it to be alive for ever.
