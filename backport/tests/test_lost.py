@@ -1251,7 +1251,7 @@ def test_pool_ends_while_an_iterable_is_read(make, thread_pool, chunksize, end):
         with pytest.raises(ValueError):
             pool.map_async(add, items(), chunksize)
         with pytest.raises(ValueError):
-            pool.map_async(add, itertools.count(), chunksize)
+            pool.map_async(add, (1 / 0 for _ in range(1)), chunksize)
         pool.close()
         ends(pool)
 
