@@ -1148,6 +1148,21 @@ def test_terminate_where_workers_handle_the_signal(make):
     assert -signal.SIGKILL not in [worker.exitcode for worker in workers]
 
 
+def test_close_while_a_task_runs(make, thread_pool, tmp_path):
+    for pool in make(), thread_pool():
+        path = str(tmp_path / "inside")
+        result = pool.apply_async(block, (path,))
+        wait_until(lambda: os.path.exists(path))  # noqa: B023
+        pool.close()
+        if hasattr(pool, "_change_notifier"):
+            # From Python 3.8: the thread that handles workers has seen that the pool is
+            # closed, and waits for the last result.
+            wait_until(pool._change_notifier.empty)
+        os.remove(path)
+        assert outcome(result) is None
+        ends(pool)
+
+
 def test_an_iterator_has_what_came_before_the_end(make, tmp_path):
     pool = make(1)
     path = str(tmp_path / "inside")

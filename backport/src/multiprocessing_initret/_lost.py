@@ -117,9 +117,17 @@ class Supervisor:
             self._size = pool._processes
             stock: "Any" = type(pool._cache)
             # From Python 3.8 it tells the thread that handles workers when it is empty.
-            kwds = {} if stock is dict else {"notifier": pool._change_notifier}
+            kwds = {} if stock is dict else {"notifier": types.SimpleNamespace(put=self._notify)}
+            self._change_notifier = getattr(pool, "_change_notifier", None)
             self._cache = pool._cache = _results_class(stock)(**kwds)
         return self._shared
+
+    def _notify(self, _: None) -> None:
+        # That thread wants to know it when the pool closes, and close() wakes it too. While
+        # the pool runs, it would be in the way of who waits for a task and gives the next.
+        pool: "Any" = self._weak_pool()
+        if pool is None or pool._state != self._module.RUN:
+            self._change_notifier.put(None)
 
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
         """Make a worker, which is not started yet, as the pool's ``Process`` does."""
