@@ -90,6 +90,23 @@ def test_wrong_number_and_no_initializer(name):
         getattr(multiprocessing_initret, name)(0, expect_initret=True)
 
 
+@pytest.mark.skipif(
+    os.name == "posix" or sys.version_info >= (3, 13), reason="any number of processes will do"
+)
+def test_too_many_processes_for_windows():
+    with pytest.raises(ValueError, match="at most 61"):
+        multiprocessing_initret.Pool(62, give, (40,), expect_initret=True)
+
+
+def test_too_many_processes(monkeypatch):
+    monkeypatch.setattr("multiprocessing_initret._lost._MOST", 2)
+    with pytest.raises(ValueError, match="at most 2"):
+        multiprocessing_initret.Pool(3, give, (40,), expect_initret=True)
+    assert not multiprocessing.active_children()
+    check(multiprocessing_initret.Pool(2, give, (40,), expect_initret=True))
+    check(multiprocessing_initret.ThreadPool(3, give, (40,), expect_initret=True))
+
+
 @pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
 def test_failing_initializer(name):
     with getattr(multiprocessing_initret, name)(2, fail, expect_initret=True) as pool:

@@ -52,6 +52,10 @@ _PATIENCE = 1.0
 # workers at random meets those that start; who is out of memory meets no others.
 _MANY = 100
 
+# How many workers a pool may have. Before Python 3.13 Windows waits for 63 handles at once:
+# with more, the stock pool's thread that handles workers ends, and close() waits for ever.
+_MOST = 61 if os.name != "posix" and sys.version_info < (3, 13) else None
+
 
 @functools.lru_cache(maxsize=None)
 def _results_class(stock: "Any") -> "Any":
@@ -407,6 +411,11 @@ class ProcessSupervisor(Supervisor):
         inqueue, _, initializer, initargs, *rest = args
         shared = self._share(initializer, initargs)
         if self._records is None:
+            if _MOST and self._size > _MOST:
+                raise ValueError(
+                    f"processes must be at most {_MOST} on Windows with expect_initret, before "
+                    f"Python 3.13, not {self._size}"
+                )
             self._template = Template(self._package, self._ctx, shared)
             self._records = Records(self._package, 1 + 2 * self._size)
             self._slots = list(range(1, 1 + 2 * self._size))

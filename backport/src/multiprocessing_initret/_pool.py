@@ -105,7 +105,8 @@ else:
             ``initret``.  An initializer that raises is run again for each task
             until it succeeds, and its exception is that task's outcome.  A task
             whose worker leaves raises :exc:`WorkerLostError`.
-        :raises ValueError: with ``expect_initret`` and no initializer
+        :raises ValueError: with ``expect_initret`` and no initializer, or with more
+            than 61 processes on Windows before Python 3.13
 
         Source: gh-79018 and
         https://docs.python.org/3/library/multiprocessing.html#multiprocessing.pool.Pool
