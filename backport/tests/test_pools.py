@@ -9,7 +9,7 @@ import sys
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT
-from multiprocessing_initret import is_installed
+from multiprocessing_initret import WorkerLostError, is_installed
 
 
 def give(value):
@@ -177,6 +177,7 @@ def test_own_worker(installed, start_method):
     )
     workers = list(pool._pool)
     assert pool.map_async(add, range(5)).get(TIMEOUT) == [40, 41, 42, 43, 44]
+    assert all(worker.daemon for worker in workers)
     pool.close()
     pool.join()
     assert [worker.exitcode for worker in workers] == [3, 3]
@@ -202,6 +203,38 @@ def name_of_process(initret):
 def test_own_process(installed):
     with NamingPool(1, give, (40,), expect_initret=True) as pool:
         assert pool.apply_async(name_of_process).get(TIMEOUT).startswith("own PoolWorker")
+
+
+class QueuePool(multiprocessing.pool.Pool):
+    def _setup_queues(self):
+        super()._setup_queues()
+        self._quick_put, self._quick_get = self._inqueue.put, self._outqueue.get
+
+
+def wait(initret):
+    initret.wait(TIMEOUT)
+
+
+def raise_after_one():
+    yield 1
+    raise LookupError("no luck")
+
+
+def test_own_queues(installed, start_method):
+    context = multiprocessing.get_context(start_method)
+    check(QueuePool(2, give, (40,), context=context, expect_initret=True))
+    with QueuePool(1, fail, context=context, expect_initret=True) as pool:
+        with pytest.raises(LookupError, match="no luck"):
+            pool.apply_async(add, (1,)).get(TIMEOUT)
+    with QueuePool(1, give, (context.Event(),), context=context, expect_initret=True) as pool:
+        iterator = pool.imap(without, raise_after_one())
+        awaited = pool.apply_async(wait)
+        with pytest.raises(TypeError, match="initret"):
+            iterator.next(TIMEOUT)
+        with pytest.raises(LookupError, match="no luck"):
+            iterator.next(TIMEOUT)
+    with pytest.raises(WorkerLostError, match="terminated"):
+        awaited.get(TIMEOUT)
 
 
 class FortyPool(multiprocessing.pool.Pool):

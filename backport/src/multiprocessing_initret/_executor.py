@@ -81,7 +81,7 @@ class KeepingCall:
         self._executor = None  # The traceback of what fn raises has this frame.
         return fn(*args, **kwargs, initret=_this_thread.initret)
 
-    def __reduce__(self) -> "Tuple[Callable[..., Any], Tuple[Any, ...]]":
+    def __reduce__(self) -> "Tuple[Callable[..., Any], Tuple[Any, ...]]":  # from Python 3.14
         self._executor = None
         return functools.partial, (call,)
 

@@ -37,7 +37,7 @@ from ._worker import (
 if os.name == "posix":
     import fcntl
     import termios
-else:
+else:  # Windows
     import _winapi
 
 TYPE_CHECKING = False
@@ -451,7 +451,7 @@ class ProcessSupervisor(Supervisor):
     def _cannot_start(self, error: Exception) -> None:
         if threading.current_thread() is self._constructing:
             self._template.close(now=True)
-            if isinstance(error, (ConnectionError, EOFError)):
+            if isinstance(error, (ConnectionError, EOFError)):  # from Python 3.13.1
                 # A fork server that imports the main module leaves as a worker would.
                 raise WorkerLostError(f"no worker could be started. {_LIKELY_CAUSE}") from error
             raise error
@@ -499,7 +499,7 @@ class ProcessSupervisor(Supervisor):
             if not poller.poll(0):
                 try:
                     os.kill(worker.pid, signal.SIGKILL)
-                except ProcessLookupError:
+                except ProcessLookupError:  # at this moment
                     return
                 poller.poll(1000 * _PATIENCE)
 
@@ -567,7 +567,7 @@ class ProcessSupervisor(Supervisor):
         if self._announced == self._written and len(message) <= select.PIPE_BUF:
             try:
                 os.write(self._inqueue._writer.fileno(), message)
-            except BlockingIOError:
+            except BlockingIOError:  # at this moment
                 return
             del self._tasks[number]
             self._register_task(job, i, len(message), _HEADER.size)
@@ -706,7 +706,7 @@ class ProcessSupervisor(Supervisor):
         while not ready:
             if self._poller:
                 keys = [key for key, _ in self._poller.poll()]
-            else:
+            else:  # Windows
                 keys = self._wait(list(self._readers))
             for key in keys:
                 worker = self._readers.get(key)
@@ -730,11 +730,11 @@ class ProcessSupervisor(Supervisor):
     def _receive(self, worker: _Worker) -> bool:
         """Read what a worker has sent, at least in part; tell whether more may come."""
         try:
-            if not self._poller:
+            if not self._poller:  # Windows
                 self._deliver(memoryview(worker.reader.recv_bytes()))
                 return True
             data = os.read(worker.reader.fileno(), 65536)
-        except (EOFError, OSError):
+        except (EOFError, OSError):  # Windows: it is at its end
             data = b""
         if not data:
             self._unregister(worker)
@@ -764,7 +764,7 @@ class ProcessSupervisor(Supervisor):
     def _deliver(self, message: memoryview) -> None:
         number, size = RESULT.unpack_from(message)
         job, i, *_ = self._tasks.pop(number, _NO_TASK)
-        if job is None:
+        if job is None:  # at this moment the pool has broken
             return
         pickled = message[RESULT.size + size :]
         try:
@@ -801,8 +801,8 @@ class ProcessSupervisor(Supervisor):
         try:
             while worker.reader.poll() and self._receive(worker):
                 pass
-        except OSError:
-            pass  # Windows: it is at its end
+        except OSError:  # Windows: it is at its end
+            pass
         self._unregister(worker)
         worker.reader.close()
         self._lose(worker.lost, f"{worker}")
@@ -840,7 +840,7 @@ class ProcessSupervisor(Supervisor):
             while inqueue._reader.poll():
                 if os.name == "posix":
                     os.read(inqueue._reader.fileno(), 65536)
-                else:
+                else:  # Windows
                     inqueue._reader.recv_bytes()
             task_handler.join(0.01)
 

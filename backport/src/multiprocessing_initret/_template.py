@@ -61,7 +61,7 @@ class Template:
             except (EOFError, OSError):
                 # It was killed, which the fork server that started it will tell.
                 self._process.join(_PATIENCE)
-                if self._process.exitcode is None:
+                if self._process.exitcode is None:  # it was something else
                     raise
         return process._Popen(process)
 
@@ -161,7 +161,7 @@ def _is_alone() -> bool:
     """Tell whether this thread is the only one, also of those that Python did not start."""
     try:
         return len(os.listdir("/proc/self/task")) == 1
-    except OSError:
+    except OSError:  # macOS
         return threading.active_count() == 1
 
 
@@ -191,7 +191,7 @@ def _serve(
             alive = os.dup(alive_r.fileno())
             alive_r.close()
             options = {}
-            if key:
+            if key:  # from Python 3.14
                 options["authkey_r"], key_w = os.pipe()
                 os.write(key_w, key)
                 os.close(key_w)

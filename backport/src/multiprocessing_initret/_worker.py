@@ -182,7 +182,7 @@ def run_thread(
             target(tasks, outqueue, initialize, (), *args)
             tasks.forget()
             return
-        except Exception:
+        except Exception:  # of a subclass's own target
             raise
         except BaseException as error:
             initialize = None

@@ -32,7 +32,7 @@ _BREAKS_UNDER_LOCK = hasattr(getattr(_process, "_ExecutorManagerThread", None), 
 
 
 def _check(initializer: object) -> None:
-    if not hasattr(_stock, "BrokenExecutor"):
+    if not hasattr(_stock, "BrokenExecutor"):  # before Python 3.7
         raise NotImplementedError("expect_initret requires Python 3.7, as initializer does")
     if initializer is None:
         raise ValueError("expect_initret requires an initializer")
@@ -137,7 +137,7 @@ else:
         @_broken.setter
         def _broken(self, reason):
             with contextlib.ExitStack() as stack:
-                if self._expect_initret and not _BREAKS_UNDER_LOCK:
+                if self._expect_initret and not _BREAKS_UNDER_LOCK:  # before Python 3.12
                     # A submit() that has found nothing broken adds its task before
                     # this, or nobody would see it and its future would wait for ever.
                     stack.enter_context(self._shutdown_lock)
@@ -211,7 +211,7 @@ else:
             # What tells the other threads to end may have been among these.
             self._work_queue.put(None)
 
-    if hasattr(_stock, "InterpreterPoolExecutor"):
+    if hasattr(_stock, "InterpreterPoolExecutor"):  # from Python 3.14
         __all__ += ["InterpreterPoolExecutor"]
 
         class InterpreterPoolExecutor(ThreadPoolExecutor, _stock.InterpreterPoolExecutor):
