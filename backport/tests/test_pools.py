@@ -224,8 +224,9 @@ def test_own_queues(installed, start_method):
     context = multiprocessing.get_context(start_method)
     check(QueuePool(2, give, (40,), context=context, expect_initret=True))
     with QueuePool(1, fail, context=context, expect_initret=True) as pool:
+        result = pool.apply_async(add, (1,))
         with pytest.raises(LookupError, match="no luck"):
-            pool.apply_async(add, (1,)).get(TIMEOUT)
+            result.get(TIMEOUT)
     with QueuePool(1, give, (context.Event(),), context=context, expect_initret=True) as pool:
         iterator = pool.imap(without, raise_after_one())
         awaited = pool.apply_async(wait)
