@@ -3,6 +3,7 @@
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.forkserver
+import multiprocessing.util
 import os
 import pickle
 import shutil
@@ -37,9 +38,12 @@ def always(monkeypatch):
 def nothing_left(monkeypatch, short_folder, tmp_path):
     multiprocessing.forkserver.ensure_running()  # it has a folder too, which stays
     monkeypatch.setattr(tempfile, "tempdir", short_folder)
+    folder = multiprocessing.util.get_temp_dir()
+    before = os.listdir(folder)
     yield
     wait_until(lambda: multiprocessing.active_children() == [], TIMEOUT / 4)
     assert os.listdir(short_folder) == []
+    assert os.listdir(folder) == before
 
 
 CONTEXT = "forkserver" in multiprocessing.get_all_start_methods() and multiprocessing.get_context(
@@ -475,6 +479,38 @@ def test_template_is_killed(always, when):
         pids = [process.pid for process in pool._pool]
     for pid in templates + pids:
         wait_until(lambda: not is_running(pid))  # noqa: B023
+
+
+def fork_a_child(initret):
+    child = os.fork()
+    if not child:
+        time.sleep(TIMEOUT)
+        os._exit(0)
+    return child
+
+
+@linux
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_child_of_a_worker_lives_on(always, end):
+    pool = pool_of({"where": Where()})
+    template_at_last(pool)
+    child = outcome(pool, fork_a_child)
+    getattr(pool, end)()
+    thread = threading.Thread(target=pool.join, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT / 2)
+    assert not thread.is_alive() and is_running(child)
+    os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_template_cannot_be_started(always, monkeypatch, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(_template.socket, "socket", fail)
+    with pytest.raises(error):
+        pool_of({"where": Where()})
 
 
 def template_at_last(pool):

@@ -7,6 +7,7 @@ record, which says what it was doing, and a pipe for its results alone.
 """
 
 import collections
+import contextlib
 import functools
 import os
 import select
@@ -62,8 +63,9 @@ def _results_class(stock: "Any") -> "Any":
     """Return the class of the results that a pool waits for, by their jobs."""
 
     class Results(stock):  # type: ignore[misc]
-        def __init__(self, *args: "Any", **kwds: "Any") -> None:
-            super().__init__(*args, **kwds)
+        def __init__(self, is_running: "Callable[[], bool]", **kwds: "Any") -> None:
+            super().__init__(**kwds)
+            self._is_running = is_running
             # The jobs whose callbacks run: they have their outcome, and end by themselves.
             self.ending: "List[int]" = []
 
@@ -74,6 +76,11 @@ def _results_class(stock: "Any") -> "Any":
                 if callback is not None:
                     setattr(result, name, functools.partial(self._call, job, callback))
             super().__setitem__(job, result)
+            # Another thread may have closed the pool since the stock function looked. It
+            # waits for what is here, and not for what comes later.
+            if not self._is_running():
+                del self[job]
+                raise ValueError("Pool not running")
 
         def _call(self, job: int, callback: "Callable[[Any], object]", value: "Any") -> None:
             # What it raises would end the thread that handles all results.
@@ -120,18 +127,26 @@ class Supervisor:
             pool: "Any" = self._weak_pool()
             self._size = pool._processes
             stock: "Any" = type(pool._cache)
-            # From Python 3.8 it tells the thread that handles workers when it is empty.
-            kwds = {} if stock is dict else {"notifier": types.SimpleNamespace(put=self._notify)}
-            self._change_notifier = getattr(pool, "_change_notifier", None)
-            self._cache = pool._cache = _results_class(stock)(**kwds)
-        return self._shared
+            # These must not hold this supervisor, or all that it has would stay until the
+            # garbage is collected.
+            weak_pool, run = self._weak_pool, self._module.RUN
+            notifier: "Any" = getattr(pool, "_change_notifier", None)
 
-    def _notify(self, _: None) -> None:
-        # That thread wants to know it when the pool closes, and close() wakes it too. While
-        # the pool runs, it would be in the way of who waits for a task and gives the next.
-        pool: "Any" = self._weak_pool()
-        if pool is None or pool._state != self._module.RUN:
-            self._change_notifier.put(None)
+            def is_running() -> bool:
+                pool: "Any" = weak_pool()
+                return pool is not None and pool._state == run
+
+            def notify(_: None) -> None:
+                # That thread wants to know it when the pool closes, and close() wakes it
+                # too. While the pool runs, it would be in the way of who waits for a task
+                # and gives the next.
+                if not is_running():
+                    notifier.put(None)
+
+            # From Python 3.8 it tells the thread that handles workers when it is empty.
+            kwds = {} if stock is dict else {"notifier": types.SimpleNamespace(put=notify)}
+            self._cache = pool._cache = _results_class(stock)(is_running, **kwds)
+        return self._shared
 
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
         """Make a worker, which is not started yet, as the pool's ``Process`` does."""
@@ -167,15 +182,17 @@ class Supervisor:
         """Yield the tasks of a job, and last what has ended them early, if anything has."""
         # What a map() waits for; the others are told how many tasks there were.
         chunks = getattr(self._cache.get(job), "_number_left", 0)
-        i = -1
+        i, is_reading = -1, True
         try:
             for i, args in enumerate(iterable):
+                is_reading = False
                 yield job, i, func, (args,), {}
+                is_reading = True
             if i + 1 < chunks:
                 raise ValueError("the iterable yielded fewer items than its len() said")
-        except GeneratorExit:
-            raise  # nobody takes more
         except BaseException as error:
+            if not is_reading:
+                raise  # a GeneratorExit: nobody takes more
             for left in range(i + 1, max(i + 2, chunks)):
                 yield job, left, self._module._helper_reraises_exception, (error,), {}
 
@@ -187,8 +204,8 @@ class Supervisor:
             # The stock function would complain of results that nobody will set.
             self._end_results(cache)
         self._stock_terminate(*args)
-        self._after_the_end()
         self._end_results(cache)
+        self._after_the_end(result_handler)
 
     def _before_the_end(self, *args: "Any") -> None:
         """Do what must be done for the stock function to come to an end."""
@@ -196,7 +213,7 @@ class Supervisor:
     def connect(self, pool: "Any") -> None:
         """Stand between the pool and its queues, once they are there."""
 
-    def _after_the_end(self) -> None:
+    def _after_the_end(self, result_handler: threading.Thread) -> None:
         """Give up what belonged to the workers."""
 
     def _end_results(self, cache: "Any") -> None:
@@ -209,8 +226,15 @@ class Supervisor:
                 result._set(result._index, (False, error))
                 if job in cache:
                     result._set_length(result._index)
+            deadline = time.monotonic() + _PATIENCE
             while job in cache:
-                result._set(0, (False, error))
+                try:
+                    result._set(0, (False, error))
+                except AttributeError:
+                    # Another thread is about to complete it.
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.001)
 
 
 class ThreadSupervisor(Supervisor):
@@ -366,7 +390,8 @@ class ProcessSupervisor(Supervisor):
         self._constructing = threading.current_thread()
         self._records: "Any" = None
         self._workers: "List[_Worker]" = []
-        self._settling = threading.Lock()
+        # The garbage collector may end the pool wherever it is, in the middle of that too.
+        self._settling = threading.RLock()
         self._broken = ""  # why it is
         self._lazy = False  # whether workers start without the initializer
         self._in_vain = 0  # how many workers in a row have left before it
@@ -406,7 +431,7 @@ class ProcessSupervisor(Supervisor):
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
         # The pool asks for a worker at first, and when one has left.
         self._settle()
-        if self._broken:
+        if self._broken or self._stopped:
             return _Vacancy()
         inqueue, _, initializer, initargs, *rest = args
         shared = self._share(initializer, initargs)
@@ -437,7 +462,10 @@ class ProcessSupervisor(Supervisor):
         self._workers.append(worker)
 
     def started(self, worker: _Worker) -> None:
-        if threading.current_thread() is self._constructing:
+        if self._stopped:
+            worker.terminate()
+            worker.join()
+        elif threading.current_thread() is self._constructing:
             # No thread handles results yet: the one that handles workers would wake up
             # again and again for what is there for it.
             self._listen(worker)
@@ -450,7 +478,7 @@ class ProcessSupervisor(Supervisor):
 
     def _cannot_start(self, error: Exception) -> None:
         if threading.current_thread() is self._constructing:
-            self._template.close(now=True)
+            self._template.close()
             if isinstance(error, (ConnectionError, EOFError)):  # from Python 3.13.1
                 # A fork server that imports the main module leaves as a worker would.
                 raise WorkerLostError(f"no worker could be started. {_LIKELY_CAUSE}") from error
@@ -469,6 +497,8 @@ class ProcessSupervisor(Supervisor):
             # Who was reading has the lock of the pipe, for sure.
             for worker in sorted(left, key=lambda worker: self._state(worker) != READS):
                 self._make_sure_it_left(worker)
+                if self._stopped:
+                    return
                 self._workers.remove(worker)
                 number, state = divmod(self._records.numbers[worker.slot], 8)
                 if state in (WAITS, READS, HOLDS):
@@ -511,8 +541,9 @@ class ProcessSupervisor(Supervisor):
         lock, deadline = self._inqueue._rlock, time.monotonic() + _PATIENCE
         while state != READS and not lock.acquire(False):
             # It left before it could say that it has the lock, or after it had said
-            # that for the last time.  Whoever says so now has got it from another.
-            if any(self._state(worker) in (READS, HOLDS) for worker in self._workers):
+            # that for the last time.  Whoever reads now has got it from another.  Who
+            # holds it may have given it back, and not have said so yet.
+            if READS in map(self._state, self._workers):
                 return state
             if time.monotonic() > deadline:
                 break
@@ -683,7 +714,8 @@ class ProcessSupervisor(Supervisor):
                 if worker.sentinel in left:
                     worker.join()  # its sentinel may tell of it a moment before
             self._settle()
-        self._template.close()
+        if not self._stopped:
+            self._template.close()
 
     # -- Results, in the thread that handles them ------------------------------
 
@@ -824,10 +856,11 @@ class ProcessSupervisor(Supervisor):
             worker_handler.join()  # or it would start others
         with self._settling:
             self._stopped = True
-        for worker in self._workers:
+        workers = [worker for worker in self._workers if worker._popen is not None]
+        for worker in workers:
             if worker.exitcode is None:
                 worker.terminate()
-        for worker in self._workers:
+        for worker in workers:
             while worker.exitcode is None:
                 worker.join(0.1)
                 self._free_lock()
@@ -850,9 +883,22 @@ class ProcessSupervisor(Supervisor):
         A handler of SIGTERM in Python runs when the worker comes back from the system. So a
         worker that was about to wait for the lock waits, and leaves when it gets it.
         """
-        if not any(w.is_alive() and self._state(w) in (READS, HOLDS) for w in self._workers):
-            self._inqueue._rlock.acquire(False)
-            self._inqueue._rlock.release()
+        lock = self._inqueue._rlock
+        for _ in range(2):
+            if any(w.is_alive() and self._state(w) in (READS, HOLDS) for w in self._workers):
+                return
+            if lock.acquire(False):
+                break
+            time.sleep(0.001)  # who has just got it has said so then
+        with contextlib.suppress(ValueError):  # who had it has given it back
+            lock.release()
 
-    def _after_the_end(self) -> None:
+    def _after_the_end(self, result_handler: threading.Thread) -> None:
         self._template.close()
+        if threading.current_thread() is not result_handler:
+            # Or they would stay, with all that is open, until the garbage is collected.
+            for worker in self._workers:
+                worker.reader.close()
+            self._workers.clear()
+            self._readers.clear()
+            self._notes.clear()
