@@ -1205,19 +1205,25 @@ def test_pool_ends_while_a_task_is_made(make, thread_pool, end):
         ends(pool)
 
 
-def test_garbage_collector_ends_the_pool(make, monkeypatch):
-    # In the thread that handles workers, which puts in order what one has left.
+@pytest.mark.parametrize("where", ["one has left", "one starts"])
+def test_garbage_collector_ends_the_pool(make, monkeypatch, where):
+    # In the thread that handles workers.
     pool = make(2)
     check(pool)
 
-    def collect(self, worker):
+    def collect(self, *args):
         monkeypatch.undo()
         pool.terminate()
+        if where == "one starts":
+            self.start()
 
-    kind = type(pool._map_async.__self__)
-    monkeypatch.setattr(kind, "_make_sure_it_left", collect)
+    if where == "one starts":
+        monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", collect)
+    else:
+        monkeypatch.setattr(type(pool._map_async.__self__), "_make_sure_it_left", collect)
     result = pool.apply_async(leave_at_three, (3, "_exit"))
-    assert is_lost(outcome(result), "")
+    error = outcome(result)
+    assert is_lost(error) and "broken" not in str(error)
     ends(pool)
 
 
@@ -1664,6 +1670,7 @@ def test_nothing_is_left_behind(make, start_method, end):
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts in /proc")
+@pytest.mark.skipif(not hasattr(sys, "getrefcount"), reason="all waits for it on PyPy")
 def test_nothing_waits_for_the_garbage_collector(start_method, end):
     def use():
         pool = multiprocessing_initret.Pool(

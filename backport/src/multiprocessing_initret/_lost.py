@@ -79,7 +79,8 @@ def _results_class(stock: "Any") -> "Any":
             # Another thread may have closed the pool since the stock function looked. It
             # waits for what is here, and not for what comes later.
             if not self._is_running():
-                del self[job]
+                with contextlib.suppress(KeyError):  # terminate() has ended it
+                    del self[job]
                 raise ValueError("Pool not running")
 
         def _call(self, job: int, callback: "Callable[[Any], object]", value: "Any") -> None:
@@ -324,7 +325,10 @@ class _Worker:
         self._process.daemon = daemon
 
     def start(self) -> None:
-        self._supervisor.starts(self)
+        if not self._supervisor.starts(self):
+            self._process = _Vacancy()
+            self.writer.close()
+            return
         try:
             self._process.start()
         except Exception as error:
@@ -343,6 +347,7 @@ class _Worker:
             self._supervisor.started(self)
         finally:
             self.writer.close()
+            self._supervisor.goes_on()
 
     @property
     def sentinel(self) -> "Any":
@@ -388,6 +393,8 @@ class ProcessSupervisor(Supervisor):
         self._pickler = module(self._package, "reduction").ForkingPickler
         self._wait = module(self._package, "connection").wait
         self._constructing = threading.current_thread()
+        self._starting: "Optional[threading.Thread]" = None
+        self._postponed: "Any" = None
         self._records: "Any" = None
         self._workers: "List[_Worker]" = []
         # The garbage collector may end the pool wherever it is, in the middle of that too.
@@ -458,14 +465,31 @@ class ProcessSupervisor(Supervisor):
         self._template.adopt(process)
         return _Worker(self, process, slot, pipe)
 
-    def starts(self, worker: _Worker) -> None:
+    def starts(self, worker: _Worker) -> bool:
+        """Take notice of a worker that is about to start, and tell whether it may."""
+        self._starting = threading.current_thread()
+        if self._stopped:
+            self._starting = None
+            return False
         self._workers.append(worker)
+        return True
+
+    def goes_on(self) -> None:
+        """Take notice that a worker has started, or could not."""
+        self._starting = None
+        if self._postponed is not None:
+            self.terminate(*self._postponed)
+
+    def terminate(self, *args: "Any") -> None:
+        if threading.current_thread() is self._starting:
+            # The garbage collector ends the pool while this thread starts a worker, which
+            # may run by now, and of which nothing is known yet.
+            self._postponed = args
+        else:
+            super().terminate(*args)
 
     def started(self, worker: _Worker) -> None:
-        if self._stopped:
-            worker.terminate()
-            worker.join()
-        elif threading.current_thread() is self._constructing:
+        if threading.current_thread() is self._constructing:
             # No thread handles results yet: the one that handles workers would wake up
             # again and again for what is there for it.
             self._listen(worker)
@@ -856,11 +880,10 @@ class ProcessSupervisor(Supervisor):
             worker_handler.join()  # or it would start others
         with self._settling:
             self._stopped = True
-        workers = [worker for worker in self._workers if worker._popen is not None]
-        for worker in workers:
+        for worker in self._workers:
             if worker.exitcode is None:
                 worker.terminate()
-        for worker in workers:
+        for worker in self._workers:
             while worker.exitcode is None:
                 worker.join(0.1)
                 self._free_lock()
