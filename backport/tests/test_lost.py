@@ -1213,9 +1213,14 @@ def test_garbage_collector_ends_the_pool(make, monkeypatch, where):
 
     def collect(self, *args):
         monkeypatch.undo()
-        pool.terminate()
         if where == "one starts":
+            # It runs, and nothing is known of it yet.
             self.start()
+            popen, self._popen = self._popen, None
+            pool.terminate()
+            self._popen = popen
+        else:
+            pool.terminate()
 
     if where == "one starts":
         monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", collect)
@@ -1224,6 +1229,7 @@ def test_garbage_collector_ends_the_pool(make, monkeypatch, where):
     result = pool.apply_async(leave_at_three, (3, "_exit"))
     error = outcome(result)
     assert is_lost(error) and "broken" not in str(error)
+    wait_until(lambda: pool._state != multiprocessing.pool.RUN)
     ends(pool)
 
 
