@@ -11,6 +11,8 @@ import pytest
 
 TIMEOUT = 60  # seconds
 
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
 
 def pytest_configure():
     # A shell has what it runs in the background ignore SIGINT, and a worker would too.

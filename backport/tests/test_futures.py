@@ -16,7 +16,7 @@ import threading
 import weakref
 
 import pytest
-from conftest import TIMEOUT, wait_until
+from conftest import TIMEOUT, linux, wait_until
 from multiprocessing_initret import futures
 
 START_METHODS = multiprocessing.get_all_start_methods()
@@ -560,7 +560,7 @@ def write(number, initret):
 
 @spawning
 @shares
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@linux
 def test_arrays_are_shared_until_written_to(method):
     context = multiprocessing.get_context(method)
     array = Array(bytearray(b"parent"))
@@ -729,7 +729,7 @@ def test_collected_when_dropped(kind):
 
 @pytest.mark.skipif(sys.version_info < (3, 9), reason="shutdown() closes none, collection does")
 @collected_at_once
-@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="no list of open files")
+@linux
 @pytest.mark.parametrize("initializer", [dict, fail])
 def test_shutdown_closes_all_pipes(start_method, initializer):
     def open_files():

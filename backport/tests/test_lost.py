@@ -19,7 +19,7 @@ import time
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, wait_until
+from conftest import TIMEOUT, linux, wait_until
 from multiprocessing_initret import WorkerLostError, install, uninstall
 
 # On Windows, os.kill() with a signal ends the process, and the signal is its exit code.
@@ -1073,13 +1073,14 @@ def block(path, initret):
 
 def awaited(pool, func, argument):
     """Start a call of each kind that no worker ends."""
+    chunks = pool.imap(func, [argument] * 3, 2)
     return [
         pool.apply_async(func, (argument,)).get,
         pool.map_async(func, [argument] * 3, chunksize=2).get,
         pool.starmap_async(func, [(argument,)] * 3).get,
         pool.imap(func, [argument] * 3).next,
         pool.imap_unordered(func, [argument] * 3).next,
-        lambda timeout: next(pool.imap(func, [argument] * 3, 2)),
+        lambda timeout: next(chunks),
     ]
 
 
@@ -1654,7 +1655,7 @@ def files():
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts in /proc")
+@linux
 def test_nothing_is_left_behind(make, start_method, end):
     def use():
         pool = multiprocessing_initret.Pool(
@@ -1675,7 +1676,7 @@ def test_nothing_is_left_behind(make, start_method, end):
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts in /proc")
+@linux
 @pytest.mark.skipif(not hasattr(sys, "getrefcount"), reason="all waits for it on PyPy")
 def test_nothing_waits_for_the_garbage_collector(start_method, end):
     def use():

@@ -19,13 +19,12 @@ from multiprocessing import reduction
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, Counted
+from conftest import TIMEOUT, Counted, linux
 from multiprocessing_initret import _shared
 
 SHARES = _shared.PICKLES_ONCE
 
 shared_only = pytest.mark.skipif(not SHARES, reason="this Python sends a copy to each worker")
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
 class Buffers:

@@ -15,7 +15,7 @@ import time
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, wait_until
+from conftest import TIMEOUT, linux, wait_until
 from multiprocessing_initret import WorkerLostError, _lost, _shared, _template
 
 pytestmark = [
@@ -24,8 +24,6 @@ pytestmark = [
     ),
     pytest.mark.skipif(not _shared.PICKLES_ONCE, reason="this Python sends a copy to each worker"),
 ]
-
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
 @pytest.fixture
