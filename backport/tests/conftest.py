@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 import os
 import signal
@@ -47,6 +48,15 @@ def start_method(request):
 def alone():
     """Let a test that counts processes begin when those of the tests before have left."""
     wait_until(lambda: multiprocessing.active_children() == [])
+
+
+@pytest.fixture
+def no_collector():
+    """Let nothing be there that the garbage collector would end, and nothing be ended by it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

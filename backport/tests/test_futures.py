@@ -712,26 +712,22 @@ def test_no_class_is_left(kind):
 
 @with_initializers
 @collected_at_once
-def test_collected_when_dropped(kind):
+def test_collected_when_dropped(kind, no_collector):
     executor = make(kind, 1, give, (40,))
     assert executor.submit(add, 1).result(TIMEOUT) == 41
     failed = executor.submit(add, "1")  # its exception has frames of the thread
     assert isinstance(failed.exception(TIMEOUT), TypeError)
     reference = weakref.ref(executor)
-    gc.disable()
-    try:
-        del executor
-        # A thread that looks whether it is there has it for a moment.
-        wait_until(lambda: reference() is None)
-    finally:
-        gc.enable()
+    del executor
+    # A thread that looks whether it is there has it for a moment.
+    wait_until(lambda: reference() is None)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 9), reason="shutdown() closes none, collection does")
 @collected_at_once
 @linux
 @pytest.mark.parametrize("initializer", [dict, fail])
-def test_shutdown_closes_all_pipes(start_method, initializer):
+def test_shutdown_closes_all_pipes(start_method, initializer, no_collector):
     def open_files():
         executor = make(start_method, 1, initializer)
         executor.submit(dict).exception(TIMEOUT)

@@ -1678,7 +1678,7 @@ def test_nothing_is_left_behind(make, start_method, end):
 @pytest.mark.parametrize("end", ["close", "terminate"])
 @linux
 @pytest.mark.skipif(not hasattr(sys, "getrefcount"), reason="all waits for it on PyPy")
-def test_nothing_waits_for_the_garbage_collector(start_method, end):
+def test_nothing_waits_for_the_garbage_collector(start_method, end, no_collector):
     def use():
         pool = multiprocessing_initret.Pool(
             2, int, (40,), context=multiprocessing.get_context(start_method), expect_initret=True
@@ -1689,13 +1689,8 @@ def test_nothing_waits_for_the_garbage_collector(start_method, end):
         del pool
         return len(os.listdir("/proc/self/fd"))
 
-    gc.collect()
-    gc.disable()
-    try:
-        before = use()
-        assert [use() for _ in range(4)] == [before] * 4
-    finally:
-        gc.enable()
+    before = use()
+    assert [use() for _ in range(4)] == [before] * 4
 
 
 #
