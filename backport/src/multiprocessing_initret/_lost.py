@@ -593,12 +593,7 @@ class ProcessSupervisor(Supervisor):
             job, i, start, end, header = self._tasks.get(number, nothing)
             reader = self._inqueue._reader.fileno()
             if os.name != "posix":
-                # A message is there whole or not at all, one that is being written too.
-                available = _winapi.PeekNamedPipe(reader)[0]  # type: ignore[attr-defined,unused-ignore]
-                positions = {self._written - available, self._announced - available}
-                if (start in positions) == (end in positions) and start < end:
-                    raise _CannotTell
-                return end in positions and start < end
+                return start < end and self._is_past(reader, start, end)
             (available,) = _INT.unpack(fcntl.ioctl(reader, termios.FIONREAD, bytes(_INT.size)))
             position = self._written - available
             if position <= start:
@@ -614,6 +609,22 @@ class ProcessSupervisor(Supervisor):
                 # header.  That is no task yet.
                 self._put_back(number, bytes(rest))
             return True
+
+    def _is_past(self, reader: int, start: int, end: int) -> bool:
+        """Tell whether the pipe is read until ``end`` or until ``start`` (on Windows).
+
+        A message is there whole or not at all, one that is being written too.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            written = self._written  # before the look, since the thread that writes adds to it
+            available = _winapi.PeekNamedPipe(reader)[0]  # type: ignore[attr-defined,unused-ignore]
+            positions = {written - available, self._announced - available}
+            if (start in positions) != (end in positions):
+                return end in positions
+            if time.monotonic() > deadline:
+                raise _CannotTell
+            time.sleep(0.001)
 
     def _put_back(self, number: int, message: bytes) -> None:
         """Put a message behind all others, if it can be done at once and in one piece."""
