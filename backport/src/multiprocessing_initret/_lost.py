@@ -263,10 +263,6 @@ _LIKELY_CAUSE = (
 )
 
 
-class _CannotTell(Exception):
-    pass
-
-
 class _Vacancy:
     """Stands in the list of a broken pool, where no worker is started any more."""
 
@@ -409,6 +405,7 @@ class ProcessSupervisor(Supervisor):
         self._number = 0
         self._written = 0  # bytes
         self._announced = 0  # with the message that is being written, all of it
+        self._writing: "Any" = None  # the operation, on Windows
         self._given_up = 0  # the number of a message whose rest nobody wants
         self._stopped = False
         self._mutex = threading.Lock()  # for what the pipe and these say of each other
@@ -527,7 +524,7 @@ class ProcessSupervisor(Supervisor):
                 number, state = divmod(self._records.numbers[worker.slot], 8)
                 if state in (WAITS, READS, HOLDS):
                     state = self._repair(state, number)
-                if state in (INITIALIZES, HOLDS, RUNS):
+                if state in (INITIALIZES, HOLDS, RUNS) and not self._broken:
                     worker.lost = number
                 if state == INITIALIZES and not number:
                     self._lazy = True
@@ -573,13 +570,8 @@ class ProcessSupervisor(Supervisor):
                 break
             time.sleep(0.001)
         # Now nobody else has it.
-        try:
-            if state == READS and self._put_pipe_in_order(number):
-                state = HOLDS
-        except _CannotTell:
-            # Nobody is to read a part of a message.
-            self._break("a worker was killed while it read from the pipe of all tasks")
-            return state
+        if state == READS and self._put_pipe_in_order(number):
+            state = HOLDS
         if state == HOLDS:
             # It may have counted its message, and others theirs since.
             self._records.numbers[0] = max(self._records.numbers[0], number)
@@ -592,12 +584,17 @@ class ProcessSupervisor(Supervisor):
             nothing = None, 0, self._written, self._written, 0
             job, i, start, end, header = self._tasks.get(number, nothing)
             reader = self._inqueue._reader.fileno()
-            if os.name != "posix":
-                return start < end and self._is_past(reader, start, end)
-            (available,) = _INT.unpack(fcntl.ioctl(reader, termios.FIONREAD, bytes(_INT.size)))
+            if os.name == "posix":
+                (available,) = _INT.unpack(fcntl.ioctl(reader, termios.FIONREAD, bytes(_INT.size)))
+            else:
+                available = _winapi.PeekNamedPipe(reader)[0]  # type: ignore[attr-defined,unused-ignore]
             position = self._written - available
             if position <= start:
                 return False
+            if os.name != "posix":
+                if position < end:
+                    self._inqueue._reader.recv_bytes()  # the rest of this message
+                return True
             if end > self._written:
                 end = self._written
                 self._given_up = number
@@ -609,22 +606,6 @@ class ProcessSupervisor(Supervisor):
                 # header.  That is no task yet.
                 self._put_back(number, bytes(rest))
             return True
-
-    def _is_past(self, reader: int, start: int, end: int) -> bool:
-        """Tell whether the pipe is read until ``end`` or until ``start`` (on Windows).
-
-        A message is there whole or not at all, one that is being written too.
-        """
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            written = self._written  # before the look, since the thread that writes adds to it
-            available = _winapi.PeekNamedPipe(reader)[0]  # type: ignore[attr-defined,unused-ignore]
-            positions = {written - available, self._announced - available}
-            if (start in positions) != (end in positions):
-                return end in positions
-            if time.monotonic() > deadline:
-                raise _CannotTell
-            time.sleep(0.001)
 
     def _put_back(self, number: int, message: bytes) -> None:
         """Put a message behind all others, if it can be done at once and in one piece."""
@@ -658,7 +639,7 @@ class ProcessSupervisor(Supervisor):
             # The thread of tasks may write what nobody will read.
             for worker in self._workers:
                 worker.join()
-            while self._announced != self._written:
+            while self._writing is not None:
                 if self._inqueue._reader.poll(0.01):
                     self._inqueue._reader.recv_bytes()
 
@@ -687,33 +668,28 @@ class ProcessSupervisor(Supervisor):
                 self._post(job, i, WorkerLostError(self._broken))
 
     def _send(self, job: "Any", i: int, message: "Any") -> bool:
+        """Put a message into the pipe, if the pool is not broken."""
+        if os.name != "posix":
+            return self._send_whole(job, i, message)
         size = len(message)
-        header = b""
-        parts = [message]
-        if os.name == "posix":
-            header = _HEADER.pack(size) if size <= 0x7FFFFFFF else _LONG_HEADER.pack(-1, size)
-            parts = [header + message] if size < 16384 else [header, message]
-            size += len(header)
+        header = _HEADER.pack(size) if size <= 0x7FFFFFFF else _LONG_HEADER.pack(-1, size)
+        parts = [header + message] if size < 16384 else [header, message]
         with self._mutex:
             if self._broken:
                 return False
-            number = self._register_task(job, i, size, len(header))
+            number = self._register_task(job, i, len(header) + size, len(header))
         for part in parts:
             self._write(number, memoryview(part))
         return True
 
     def _write(self, number: int, view: memoryview) -> None:
-        writer = self._inqueue._writer
-        if os.name != "posix":
-            writer.send_bytes(view)
-            self._written = self._announced
-            return
+        writer = self._inqueue._writer.fileno()
         while view:
             with self._mutex:
                 if self._broken or self._stopped or self._given_up == number:
                     return
                 try:
-                    count = os.write(writer.fileno(), view)
+                    count = os.write(writer, view)
                 except BlockingIOError:
                     count = 0
                 self._written += count
@@ -723,6 +699,28 @@ class ProcessSupervisor(Supervisor):
                 poller = select.poll()
                 poller.register(writer, select.POLLOUT)
                 poller.poll(100)
+
+    def _send_whole(self, job: "Any", i: int, message: "Any") -> bool:
+        # On Windows a message is in the pipe whole, or not at all; where it finds no room
+        # it is there as well, and this waits until it is read.
+        with self._mutex:
+            if self._broken:
+                return False
+            number = self._register_task(job, i, len(message), 0)
+            try:
+                self._writing, _ = _winapi.WriteFile(  # type: ignore[attr-defined,unused-ignore]
+                    self._inqueue._writer.fileno(), message, overlapped=True
+                )
+            except BaseException:  # of 2 GiB, for instance
+                # Or all that come later would be taken for their neighbours.
+                del self._tasks[number]
+                self._number -= 1
+                self._announced = self._written
+                raise
+            self._written = self._announced
+        self._writing.GetOverlappedResult(True)
+        self._writing = None
+        return True
 
     def _post(self, job: int, i: int, error: BaseException) -> None:
         """Let the thread that handles results set an error, as it does with any."""
