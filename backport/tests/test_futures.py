@@ -11,7 +11,9 @@ import os
 import pickle
 import platform
 import select
+import shutil
 import sys
+import tempfile
 import threading
 import weakref
 
@@ -702,6 +704,29 @@ def test_subclass():
     with Noting(40) as executor:
         assert type(executor) is Noting
         assert executor.submit(without, 1).result(TIMEOUT) == 1
+
+
+class Scratch:
+    def __init__(self, parent):
+        self.path = tempfile.mkdtemp(dir=parent)
+        weakref.finalize(self, shutil.rmtree, self.path)
+
+
+def write_file(number, initret):
+    with open(os.path.join(initret.path, str(number)), "w") as file:
+        return file.write("x" * number)
+
+
+@with_initializers
+@collected_at_once
+def test_value_is_dropped_when_a_worker_leaves(kind):
+    if kind == "interpreters":
+        pytest.skip("does not find this module")
+    # That of the parent, too, is a finalizer.
+    with tempfile.TemporaryDirectory() as parent:
+        with make(kind, 2, Scratch, (parent,)) as executor:
+            assert list(executor.map(write_file, range(5), timeout=TIMEOUT)) == list(range(5))
+        assert os.listdir(parent) == []
 
 
 @with_initializers

@@ -1121,6 +1121,18 @@ def check_end(pool, calls, terminate):
     assert all(is_lost(error, "terminated") for error in found), found
 
 
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="the pool looks elsewhere")
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_end_after_the_pool_has_looked(make, monkeypatch, end):
+    """Another thread ends the pool when a call has found it running."""
+    pool = make(1)
+    check(pool)
+    monkeypatch.setattr(pool, "_check_running", getattr(pool, end))
+    with pytest.raises(ValueError, match="Pool not running"):
+        pool.apply_async(add, (1,))
+    ends(pool)
+
+
 @pytest.mark.parametrize("by", ["terminate", "with"])
 @main_rows
 def test_terminate(make, tmp_path, by):

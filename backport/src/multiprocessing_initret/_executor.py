@@ -8,6 +8,7 @@ import os
 import threading
 import traceback
 from concurrent.futures import process as _process
+from multiprocessing import util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def initialize_process(shared: "Shared", results: "Any") -> None:
         sender.start()
         sender.join(_PATIENCE)
         raise
+    # A forked process that leaves drops nothing that is global: finalizers would not run.
+    util.Finalize(None, delattr, (_Initret, "value"), exitpriority=0)
 
 
 def call(fn: "Callable[..., Any]", args: "Any", kwargs: "Dict[str, Any]") -> "Any":

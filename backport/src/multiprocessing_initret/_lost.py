@@ -231,8 +231,7 @@ class Supervisor:
             while job in cache:
                 try:
                     result._set(0, (False, error))
-                except AttributeError:
-                    # Another thread is about to complete it.
+                except AttributeError:  # at this moment another thread completes it
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(0.001)
@@ -321,7 +320,7 @@ class _Worker:
         self._process.daemon = daemon
 
     def start(self) -> None:
-        if not self._supervisor.starts(self):
+        if not self._supervisor.starts(self):  # at this moment the pool has ended
             self._process = _Vacancy()
             self.writer.close()
             return
@@ -465,7 +464,7 @@ class ProcessSupervisor(Supervisor):
     def starts(self, worker: _Worker) -> bool:
         """Take notice of a worker that is about to start, and tell whether it may."""
         self._starting = threading.current_thread()
-        if self._stopped:
+        if self._stopped:  # at this moment
             self._starting = None
             return False
         self._workers.append(worker)
@@ -586,7 +585,7 @@ class ProcessSupervisor(Supervisor):
             reader = self._inqueue._reader.fileno()
             if os.name == "posix":
                 (available,) = _INT.unpack(fcntl.ioctl(reader, termios.FIONREAD, bytes(_INT.size)))
-            else:
+            else:  # Windows
                 available = _winapi.PeekNamedPipe(reader)[0]  # type: ignore[attr-defined,unused-ignore]
             position = self._written - available
             if position <= start:
@@ -809,7 +808,7 @@ class ProcessSupervisor(Supervisor):
         while len(unread) - start >= _HEADER.size:
             (size,) = _HEADER.unpack_from(unread, start)
             head = _HEADER.size
-            if size == -1:
+            if size == -1:  # 2 GiB or more
                 head = _LONG_HEADER.size
                 if len(unread) - start < head:
                     break
