@@ -19,7 +19,7 @@ import weakref
 
 import pytest
 from conftest import TIMEOUT, linux, wait_until
-from multiprocessing_initret import futures
+from multiprocessing_initret import _executor, futures
 
 START_METHODS = multiprocessing.get_all_start_methods()
 INTERPRETERS = ["interpreters"] if hasattr(concurrent.futures, "InterpreterPoolExecutor") else []
@@ -763,6 +763,76 @@ def test_shutdown_closes_all_pipes(start_method, initializer, no_collector):
     kept = []
     open_files()  # The first starts what outlives it, a server for instance.
     assert open_files() == open_files()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="shutdown() closes none, collection does")
+@collected_at_once
+@linux
+def test_shutdown_without_waiting_closes_all_pipes(start_method, no_collector):
+    def open_files():
+        executor = make(start_method, 1, give, (40,))
+        assert executor.submit(add, 1).result(TIMEOUT) == 41
+        manager = executor._executor_manager_thread
+        executor.shutdown(wait=False)
+        manager.join(TIMEOUT)
+        kept.append(executor)
+        return len(os.listdir("/proc/self/fd"))
+
+    kept = []
+    open_files()  # The first starts what outlives it, a server for instance.
+    assert open_files() == open_files()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="no worker is replaced then (gh-119592)")
+def test_replaced_after_shutdown():
+    with make("spawn", 1, give, (40,), max_tasks_per_child=1) as executor:
+        results = [executor.submit(add, i) for i in range(4)]
+        executor.shutdown(wait=False)
+    assert [result.result(TIMEOUT) for result in results] == [40, 41, 42, 43]
+
+
+@with_initializers
+def test_long_traceback(start_method):
+    """It goes into the pipe whole, or the parent would wait for the rest of a message."""
+    text = "first" + "é" * 10**5 + "last"
+    with make(start_method, 1, fail_saying, (text,)) as executor:
+        message = str(executor.submit(add, 1).exception(TIMEOUT))
+    assert "LookupError: first" in message and "[...]" in message and "last" in message
+    failure = _executor._Failure(os.getpid(), text)
+    assert len(multiprocessing.reduction.ForkingPickler.dumps(failure)) < 4000
+
+
+def fail_second(first, begun):
+    if not first.acquire(False):
+        assert begun.wait(TIMEOUT)
+        raise LookupError("no luck")
+
+
+@linux
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="the stock class waits (gh-105829)")
+def test_fails_while_submit_waits():
+    """The pipe that wakes the thread of the results is full, and a submit() has the lock."""
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+    results = []
+
+    def callback(_):
+        begun.set()
+        wait_until(lambda: len(results) >= 65536 // 4)
+
+    def submit():
+        with contextlib.suppress(futures._process.BrokenProcessPool):
+            while len(results) < 20000:
+                results.append(executor.submit(without, 1))
+
+    executor = make("fork", 2, fail_second, (context.Semaphore(1), begun))
+    executor.submit(add, "1").add_done_callback(callback)
+    thread = threading.Thread(target=submit, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+    assert {type(result.exception(TIMEOUT)) for result in results}
+    executor.shutdown()
 
 
 PROGRAM = """

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 # Seconds that a process and its parent wait for each other, once it has failed.
 _PATIENCE = 5
 
+# Bytes of a traceback. A message of less than 4096 is in a pipe whole, or not at all (on
+# Linux and Windows); of another the parent would wait for the rest, after the worker left.
+_MOST = 3500
+
 
 class _Initret:
     """Where a worker keeps its initret, if it is a process or an interpreter.
@@ -97,7 +101,10 @@ class _Failure:
 
     def __init__(self, pid: int, text: str) -> None:
         self._pid = pid
-        self._text = text
+        data = text.encode("utf-8", "backslashreplace")
+        if len(data) > _MOST:
+            data = data[: _MOST // 2] + b"\n[...]\n" + data[-_MOST // 2 :]
+        self._text = data.decode("utf-8", "replace")
 
     def __reduce__(self) -> "Tuple[Callable[..., None], Tuple[int, str]]":
         return _break, (self._pid, self._text)
@@ -125,13 +132,17 @@ def _break(pid: int, text: str) -> None:
     if hasattr(thread, "pending_work_items"):
         executor = thread.executor_reference()
         processes, pending = thread.processes, thread.pending_work_items
+        wakeup = thread.thread_wakeup
     else:  # before Python 3.9
-        reference, processes, pending = thread._args[:3]
+        reference, processes, pending, _, _, _, wakeup = thread._args
         executor = reference()
     why = reason(text)
     if executor is not None:
-        with executor._shutdown_lock:
-            executor.__dict__["_broken"] = why
+        # A submit() that has the lock may wait for room in a pipe that this thread empties.
+        while not executor._shutdown_lock.acquire(timeout=0.1):
+            wakeup.clear()
+        executor.__dict__["_broken"] = why
+        executor._shutdown_lock.release()
         del executor
     # From here on nobody adds a task.
     for number in list(pending):
