@@ -829,6 +829,7 @@ def test_fails_while_submit_waits():
 
     executor = make("fork", 2, fail_second, (context.Semaphore(1), begun))
     executor.submit(add, "1").add_done_callback(callback)
+    assert begun.wait(TIMEOUT)
     thread = threading.Thread(target=submit, daemon=True)
     thread.start()
     thread.join(TIMEOUT)
