@@ -783,7 +783,10 @@ def test_shutdown_without_waiting_closes_all_pipes(start_method, no_collector):
     assert open_files() == open_files()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="no worker is replaced then (gh-119592)")
+@pytest.mark.skipif(
+    sys.version_info < (3, 14, 10) or (3, 15) <= sys.version_info < (3, 15, 2),
+    reason="no worker is replaced then (gh-119592)",
+)
 def test_replaced_after_shutdown():
     with make("spawn", 1, give, (40,), max_tasks_per_child=1) as executor:
         results = [executor.submit(add, i) for i in range(4)]
