@@ -769,18 +769,23 @@ def test_shutdown_closes_all_pipes(start_method, initializer, no_collector):
 @collected_at_once
 @linux
 def test_shutdown_without_waiting_closes_all_pipes(start_method, no_collector):
-    def open_files():
+    def use():
         executor = make(start_method, 1, give, (40,))
         assert executor.submit(add, 1).result(TIMEOUT) == 41
         manager = executor._executor_manager_thread
         executor.shutdown(wait=False)
         manager.join(TIMEOUT)
         kept.append(executor)
+
+    def count():
         return len(os.listdir("/proc/self/fd"))
 
     kept = []
-    open_files()  # The first starts what outlives it, a server for instance.
-    assert open_files() == open_files()
+    use()  # The first starts what outlives it, a server for instance.
+    before = count()
+    for _ in range(4):
+        use()
+    wait_until(lambda: count() <= before)  # another thread may close the last
 
 
 @pytest.mark.skipif(
@@ -838,6 +843,28 @@ def test_fails_while_submit_waits():
     thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert {type(result.exception(TIMEOUT)) for result in results}
+    executor.shutdown()
+
+
+@linux
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="the stock class waits (gh-105829)")
+def test_fails_while_that_pipe_is_filled():
+    executor = make("fork", 1, give, (40,))
+    assert executor.submit(add, 1).result(TIMEOUT) == 41
+
+    def wake():
+        with executor._shutdown_lock:  # as submit() does
+            _executor._send(executor._result_queue, 0, "no luck")
+            for _ in range(60000):
+                executor._executor_manager_thread_wakeup.wakeup()
+
+    thread = threading.Thread(target=wake, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+    executor._executor_manager_thread.join(TIMEOUT)
+    with pytest.raises(futures._process.BrokenProcessPool, match="no luck"):
+        executor.submit(add, 1)
     executor.shutdown()
 
 

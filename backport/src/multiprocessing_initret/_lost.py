@@ -717,8 +717,10 @@ class ProcessSupervisor(Supervisor):
                 self._announced = self._written
                 raise
             self._written = self._announced
-        self._writing.GetOverlappedResult(True)
-        self._writing = None
+        try:
+            self._writing.GetOverlappedResult(True)
+        finally:
+            self._writing = None
         return True
 
     def _post(self, job: int, i: int, error: BaseException) -> None:
