@@ -298,7 +298,7 @@ import sys
 from multiprocessing import forkserver, get_context
 
 def tell(queue):
-    queue.put("multiprocessing_initret._worker" in sys.modules)
+    queue.put("multiprocessing_initret._worker.process" in sys.modules)
 
 if __name__ == "__main__":
     import multiprocessing_initret

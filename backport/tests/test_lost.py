@@ -21,7 +21,8 @@ import types
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, linux, wait_until
-from multiprocessing_initret import WorkerLostError, _lost, install, uninstall
+from multiprocessing_initret import WorkerLostError, install, uninstall
+from multiprocessing_initret._parent import task_pipe, workforce
 
 # On Windows, os.kill() with a signal ends the process, and the signal is its exit code.
 WINDOWS = os.name != "posix"
@@ -583,7 +584,7 @@ def test_message_that_cannot_be_written(make, monkeypatch):
     pool = make(1)
     check(pool)
     with monkeypatch.context() as patch:
-        patch.setattr(_lost, "_winapi", types.SimpleNamespace(WriteFile=fail))
+        patch.setattr(task_pipe, "_winapi", types.SimpleNamespace(WriteFile=fail))
         result = pool.apply_async(add, (1,))
         assert getattr(outcome(result), "winerror", None) == 87
     check(pool)
@@ -1254,7 +1255,7 @@ def test_garbage_collector_ends_the_pool(make, monkeypatch, where):
     if where == "one starts":
         monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", collect)
     else:
-        monkeypatch.setattr(type(pool._map_async.__self__), "_make_sure_it_left", collect)
+        monkeypatch.setattr(workforce.Workforce, "_make_sure_it_left", collect)
     result = pool.apply_async(leave_at_three, (3, "_exit"))
     error = outcome(result)
     assert is_lost(error) and "broken" not in str(error)

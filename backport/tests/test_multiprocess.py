@@ -6,7 +6,8 @@ import multiprocessing.pool
 
 import pytest
 from conftest import TIMEOUT, Counted
-from multiprocessing_initret import _shared, install, is_installed, uninstall
+from multiprocessing_initret import install, is_installed, uninstall
+from multiprocessing_initret._shared.initargs import PICKLES_ONCE
 
 multiprocess = pytest.importorskip("multiprocess")
 pytest.importorskip("multiprocess.dummy")
@@ -172,5 +173,5 @@ def test_initargs(installed, start_method):
             assert pool.apply_async(use).get(TIMEOUT) == (40, False, True)
     if start_method == "fork":
         assert counted.pickled == 0
-    elif _shared.PICKLES_ONCE:
+    elif PICKLES_ONCE:
         assert counted.pickled == 1

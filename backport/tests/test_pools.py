@@ -99,7 +99,7 @@ def test_too_many_processes_for_windows():
 
 
 def test_too_many_processes(monkeypatch):
-    monkeypatch.setattr("multiprocessing_initret._lost._MOST", 2)
+    monkeypatch.setattr("multiprocessing_initret._parent.process_supervisor.MOST", 2)
     with pytest.raises(ValueError, match="at most 2"):
         multiprocessing_initret.Pool(3, give, (40,), expect_initret=True)
     assert not multiprocessing.active_children()

@@ -20,9 +20,9 @@ from multiprocessing import reduction
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, Counted, linux
-from multiprocessing_initret import _shared
+from multiprocessing_initret._shared import initargs, memory
 
-SHARES = _shared.PICKLES_ONCE
+SHARES = initargs.PICKLES_ONCE
 
 shared_only = pytest.mark.skipif(not SHARES, reason="this Python sends a copy to each worker")
 
@@ -129,7 +129,7 @@ def shared_outcome(start_method, obj, func, item=None, initializer=identity):
 def means(request, monkeypatch, tmp_path):
     """Each means by which the objects can reach a process that does not inherit them."""
     if request.param == "copy":
-        monkeypatch.setattr(_shared, "PICKLES_ONCE", False)
+        monkeypatch.setattr(initargs, "PICKLES_ONCE", False)
     elif not SHARES:
         pytest.skip("this Python sends a copy to each worker")
     elif os.name == "nt":
@@ -275,9 +275,9 @@ def test_initializer_that_cannot_be_pickled(spawning_method, means, alone):
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("cls", [_shared.Shared, _shared.Memory])
+@pytest.mark.parametrize("cls", [initargs.Shared, memory.Memory])
 def test_only_a_starting_process_receives_it(cls):
-    obj = cls(()) if cls is _shared.Shared else cls("multiprocessing", [(0, b"abc")], 3)
+    obj = cls(()) if cls is initargs.Shared else cls("multiprocessing", [(0, b"abc")], 3)
     with pytest.raises(RuntimeError, match="shared between processes through inheritance"):
         pickle.dumps(obj)
 
@@ -1189,7 +1189,7 @@ import sys
 import multiprocessing.pool
 before = set(sys.modules)
 # As a spawned worker does.
-import multiprocessing_initret._shared, multiprocessing_initret._worker
+import multiprocessing_initret._shared.initargs, multiprocessing_initret._worker.process
 ours = {name for name in sys.modules if name.startswith("multiprocessing_initret")}
 print(sorted(set(sys.modules) - before - ours))
 """

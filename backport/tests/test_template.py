@@ -16,20 +16,23 @@ import time
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, linux, wait_until
-from multiprocessing_initret import WorkerLostError, _lost, _shared, _template
+from multiprocessing_initret import WorkerLostError
+from multiprocessing_initret._parent import template as template_module
+from multiprocessing_initret._parent import workforce
+from multiprocessing_initret._shared import initargs
 
 pytestmark = [
     pytest.mark.skipif(
         "forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork server here"
     ),
-    pytest.mark.skipif(not _shared.PICKLES_ONCE, reason="this Python sends a copy to each worker"),
+    pytest.mark.skipif(not initargs.PICKLES_ONCE, reason="this Python sends a copy to each worker"),
 ]
 
 
 @pytest.fixture
 def always(monkeypatch):
     """Let each object be large enough."""
-    monkeypatch.setattr(_template, "WORTH_IT", 0)
+    monkeypatch.setattr(template_module, "WORTH_IT", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +129,7 @@ class Call:
 
 
 def test_it_is_used_where_it_pays(monkeypatch):
-    monkeypatch.setattr(_template, "WORTH_IT", 10**5)
+    monkeypatch.setattr(template_module, "WORTH_IT", 10**5)
     with pool_of(list(range(10**5))) as pool:
         assert is_from_template(pool)
     with pool_of(list(range(10**3))) as pool:
@@ -217,7 +220,8 @@ def use_inner_lock(initret):
 MAIN = """
 import os, sys
 import multiprocessing, multiprocessing.forkserver
-from multiprocessing_initret import Pool, _template
+from multiprocessing_initret import Pool
+from multiprocessing_initret._parent import template as template_module
 
 print("main runs in", "main" if __name__ == "__main__" else "another", flush=True)
 
@@ -241,7 +245,7 @@ class Where:
         return os.getpid, ()
 
 if __name__ == "__main__":
-    _template.WORTH_IT = 0
+    template_module.WORTH_IT = 0
     context = multiprocessing.get_context("forkserver")
     if "preload" in sys.argv:
         context.set_forkserver_preload(["preloaded"])
@@ -316,7 +320,7 @@ def start_thread_that_ends():
     event.set()
     thread.join()
     # The system's thread ends a moment later.
-    wait_until(_template._is_alone)
+    wait_until(template_module._is_alone)
     return os.getpid()
 
 
@@ -427,7 +431,7 @@ def test_unpickling_raises_beside(always):
 
 
 def is_from_template_by_record(pool):
-    return pool._pool[0]._popen.__class__.__module__.endswith("_template")
+    return pool._pool[0]._popen.__class__.__module__.endswith("template")
 
 
 class Unpicklable:
@@ -506,7 +510,7 @@ def test_template_cannot_be_started(always, monkeypatch, error):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(_template.socket, "socket", fail)
+    monkeypatch.setattr(template_module.socket, "socket", fail)
     with pytest.raises(error):
         pool_of({"where": Where()})
 
@@ -573,7 +577,7 @@ def test_template_is_killed_and_the_pool_terminated(always, monkeypatch, tmp_pat
     pool.apply_async(begin)
     wait_until((tmp_path / "began").exists)
     # Nobody is to see that the workers are gone, as it seems, before the pool ends.
-    monkeypatch.setattr(_lost.ProcessSupervisor, "_settle", lambda _: None)
+    monkeypatch.setattr(workforce.Workforce, "settle", lambda _: True)
     template, worker = map(int, (tmp_path / "began").read_text().split())
     os.kill(template, signal.SIGKILL)
     wait_until(lambda: not is_running(template))
@@ -591,7 +595,8 @@ def begin(initret):
 ENDS = """
 import gc, os, signal, sys, warnings
 from multiprocessing import current_process, get_context
-from multiprocessing_initret import Pool, _template
+from multiprocessing_initret import Pool
+from multiprocessing_initret._parent import template as template_module
 
 def give(*args):
     return args
@@ -610,7 +615,7 @@ if __name__ == "__main__":
     # What is printed where the exit code is not 0 is what the test looks at.
     os.dup2(*((2, 1) if end == "parent killed" else (1, 2)))
     current_process()._config["semprefix"] = "/" + semaphores
-    _template.WORTH_IT = 0
+    template_module.WORTH_IT = 0
     context = get_context("forkserver")
     pool = Pool(2, give, ({"key": 1}, bytearray(3)), context=context, expect_initret=True)
     here = set(pool.map(pids, range(100), 1))
@@ -681,7 +686,8 @@ def test_nothing_is_left(python, tmp_path, short_folder, end):
 HUNDRED = """
 import gc, os, tempfile, warnings
 from multiprocessing import active_children, get_context
-from multiprocessing_initret import Pool, _template
+from multiprocessing_initret import Pool
+from multiprocessing_initret._parent import template as template_module
 
 warnings.simplefilter("error")
 
@@ -721,7 +727,7 @@ def use(number, context):
     pool.join()
 
 if __name__ == "__main__":
-    _template.WORTH_IT = 0
+    template_module.WORTH_IT = 0
     context = get_context("forkserver")
     use(0, context)
     before = count()

@@ -2,7 +2,8 @@
 
 import threading
 
-from . import _packages, _pool
+from . import _pool
+from ._shared import packages as _packages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _install_in_child(package: str) -> _InstalledInChildren:
 
 
 # What a worker imports, which a fork server does for all that it starts.
-_PRELOADED = ["multiprocessing_initret._shared", "multiprocessing_initret._worker"]
+_PRELOADED = ["multiprocessing_initret._shared.initargs", "multiprocessing_initret._worker.process"]
 
 
 def _set_preloaded(package: str, there: bool) -> None:

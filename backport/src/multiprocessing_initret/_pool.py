@@ -2,7 +2,7 @@
 
 from multiprocessing import pool as _pool
 
-from ._packages import is_native, module
+from ._shared.packages import is_native, module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def _has_stock_queues(pool: "Any", package: str) -> bool:
 def _supervise(pool: "Any", package: str) -> None:
     """Let a pool that is about to be constructed bind its tasks to initret."""
     # Not by spawned workers, which import this module and start the later for it.
-    from ._lost import ProcessSupervisor, Supervisor, ThreadSupervisor
+    from ._parent.process_supervisor import ProcessSupervisor
+    from ._parent.supervisor import Supervisor, ThreadSupervisor
 
     def setup_queues() -> None:
         del pool._setup_queues

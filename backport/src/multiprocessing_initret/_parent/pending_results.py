@@ -1,0 +1,102 @@
+"""The results that callers wait for, each of which is completed whatever happens."""
+
+import contextlib
+import functools
+import sys
+import time
+
+from .._shared.errors import WorkerLostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List
+
+# Time, in seconds, that another thread may need to finish constructing a result.  The
+# standard constructor adds the result to the cache before it has set all attributes.
+_CONSTRUCTION_TIMEOUT = 1.0
+
+
+@functools.lru_cache(maxsize=None)
+def pending_results_class(cache_class: "Any") -> "Any":
+    """Return a subclass of a pool's cache that can fail all results still pending.
+
+    :param cache_class: ``dict`` before Python 3.8, ``multiprocessing.pool._PoolCache`` since
+    """
+
+    class PendingResults(cache_class):  # type: ignore[misc]
+        """Maps job numbers to results, as ``Pool._cache`` does.
+
+        :param is_running: returns whether the pool accepts new tasks
+        """
+
+        def __init__(self, is_running: "Callable[[], bool]", **kwargs: "Any") -> None:
+            super().__init__(**kwargs)
+            self._is_running = is_running
+            # Jobs whose callbacks are running.  They have their value already and will be
+            # completed by the thread that runs the callback.
+            self._in_callback: "List[int]" = []
+
+        def __setitem__(self, job: int, result: "Any") -> None:
+            # The result's constructor calls this, after setting the callbacks and before
+            # any value can arrive.
+            for name in ("_callback", "_error_callback"):
+                callback = getattr(result, name, None)
+                if callback is not None:
+                    setattr(result, name, functools.partial(self._run_callback, job, callback))
+            super().__setitem__(job, result)
+            # Race: another thread may have closed the pool after apply_async() checked that
+            # it was running.  The closing pool only waits for results added before that.
+            if not self._is_running():
+                del self[job]
+                raise ValueError("Pool not running")
+
+        def __delitem__(self, job: int) -> None:
+            # Race: fail_all() may have removed the job before the result handler does.
+            if job in self:
+                super().__delitem__(job)
+
+        def _run_callback(
+            self, job: int, callback: "Callable[[Any], object]", value: "Any"
+        ) -> None:
+            """Call a callback, and report its exception instead of letting it kill the thread."""
+            self._in_callback.append(job)
+            try:
+                callback(value)
+            except BaseException:
+                # sys.excepthook may be the user's own, and may raise too.
+                with contextlib.suppress(BaseException):
+                    sys.excepthook(*sys.exc_info())
+            finally:
+                self._in_callback.remove(job)
+
+        def fail_all(self, reason: str) -> None:
+            """Complete all pending results with :exc:`WorkerLostError`.
+
+            Call this only when no thread will complete results any more.
+
+            :param reason: the message of the exception
+            """
+            error = WorkerLostError(reason)
+            for job, result in list(self.items()):
+                if job not in self._in_callback:
+                    self._fail(job, result, error)
+
+        def _fail(self, job: int, result: "Any", error: Exception) -> None:
+            if hasattr(result, "_set_length"):
+                # An imap() iterator: first the items that have arrived, then the error,
+                # then the end.
+                result._set(result._index, (False, error))
+                if job in self:
+                    result._set_length(result._index)
+            deadline = time.monotonic() + _CONSTRUCTION_TIMEOUT
+            while job in self:
+                try:
+                    result._set(0, (False, error))
+                except AttributeError:
+                    # Race: another thread is still constructing the result.  If that thread
+                    # was interrupted (Ctrl-C), nobody can be waiting for the result.
+                    if time.monotonic() > deadline:
+                        del self[job]
+                    time.sleep(0.001)
+
+    return PendingResults
