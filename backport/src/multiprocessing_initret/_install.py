@@ -1,21 +1,22 @@
-"""Teach ``multiprocessing`` or a fork of it the keyword, in place, and take it back."""
+"""Change ``multiprocessing``, or a derivative of it, in place, and undo that."""
 
 import threading
 
 from . import _pool
-from ._shared import packages as _packages
+from ._shared import packages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
+# Guards _replaced, and the functions and classes that are changed.
 _lock = threading.Lock()
 _replaced: "Dict[str, List[Tuple[Any, str, Any]]]" = {}
 
-# A process hands a copy of its configuration to each child it starts. What
-# stands there under this key is unpickled where a child is spawned, and so a
-# child has the feature when its parent has, as it has by memory when forked.
-_IN_CHILDREN = "multiprocessing_initret"
+# Key in the configuration of a process, of which each child receives a copy.  The object
+# under this key calls install() when a spawned child unpickles it; a forked child has the
+# changed functions in its memory.
+_CONFIG_KEY = "multiprocessing_initret"
 
 
 class _InstalledInChildren:
@@ -31,22 +32,22 @@ def _install_in_child(package: str) -> _InstalledInChildren:
     return _InstalledInChildren(package)
 
 
-# What a worker imports, which a fork server does for all that it starts.
+# What a worker imports.  A fork server that imports it first saves each worker the time.
 _PRELOADED = ["multiprocessing_initret._shared.initargs", "multiprocessing_initret._worker.process"]
 
 
-def _set_preloaded(package: str, there: bool) -> None:
-    """Change what the fork server of a package will import when it starts, if there is one."""
-    context = _packages.module(package, "context")._default_context
-    if "forkserver" in context.get_all_start_methods():
-        server = _packages.module(package, "forkserver")._forkserver
+def _set_preloaded(package: str, is_preloaded: bool) -> None:
+    """Change what the fork server of a package imports when it starts, if there is one."""
+    # Not get_all_start_methods(), which may check at some cost whether each method works.
+    if "forkserver" in packages.module(package, "context")._concrete_contexts:
+        server = packages.module(package, "forkserver")._forkserver
         others = [name for name in server._preload_modules if name not in _PRELOADED]
-        server._preload_modules = others + _PRELOADED if there else others
+        server._preload_modules = others + _PRELOADED if is_preloaded else others
 
 
-# Whoever imported these two functions before install() keeps them, bound to the
-# default context or not: what must change is the function, not where it stands.
-# So their code is replaced, and runs with the globals of the module it lands in.
+# The program may have imported these two functions before it calls install(), and the second
+# may be bound to a context.  Therefore the functions themselves are changed: their code is
+# replaced, which runs with the globals of their own module.
 
 
 def _context_pool(
@@ -83,45 +84,42 @@ def _dummy_pool(
 
 
 def _config(package: str) -> "Dict[str, Any]":
-    config: "Dict[str, Any]" = _packages.module(package, "process").current_process()._config
+    config: "Dict[str, Any]" = packages.module(package, "process").current_process()._config
     return config
 
 
 def _replacements(package: str) -> "Iterable[Tuple[Any, str, Any]]":
-    pool, context, dummy = (
-        _packages.module(package, name) for name in ("pool", "context", "dummy")
-    )
-    for stock in (pool.Pool, pool.ThreadPool):
-        yield stock, "__init__", _pool.constructor(stock)
+    pool, context, dummy = (packages.module(package, name) for name in ("pool", "context", "dummy"))
+    for cls in (pool.Pool, pool.ThreadPool):
+        yield cls, "__init__", _pool.constructor(cls)
     for function, ours in ((context.BaseContext.Pool, _context_pool), (dummy.Pool, _dummy_pool)):
-        # The default first: a call from another thread may come in between.
+        # The defaults first, because another thread may call the function in between.
         yield function, "__kwdefaults__", ours.__kwdefaults__
         yield function, "__code__", ours.__code__
 
 
 def is_installed(package: str = "multiprocessing") -> bool:
-    """Tell whether a package's pools take ``expect_initret``.
+    """Return whether :func:`install` has changed a package.
 
     :param package: as for :func:`install`
-    :returns: true after :func:`install`, and always where the package itself
-        has the feature
-    :raises ValueError: as :func:`install` does
+    :raises ValueError: as for :func:`install`
     """
-    return _packages.is_native(package) or package in _replaced
+    packages.check_package(package)
+    return package in _replaced
 
 
 def install(package: str = "multiprocessing") -> None:
-    """Let every pool of ``multiprocessing``, or of a fork of it, take ``expect_initret``.
+    """Let every pool of ``multiprocessing``, or of a derivative of it, accept ``expect_initret``.
 
-    This changes the package for the whole process and the processes that the
-    package starts, so it is for applications to call, once, as early as they
-    like: what was imported before, ``from multiprocessing import Pool``
-    included, has the keyword too.  A second call does nothing, nor does any call
-    where the package itself has the feature.
+    This changes the package for the whole process and for the processes that the package
+    starts.  An application calls it once, at any time: objects that were imported before,
+    for example by ``from multiprocessing import Pool``, accept the keyword too.  A second
+    call does nothing.  If the interpreter has ``expect_initret`` itself, this adds the
+    guarantees of this package.
 
-    :param package: the name of the package to change, and of no other:
-        ``multiprocessing``, or a fork of it such as ``multiprocess``
-    :raises ValueError: if there is no such package, or it is no such fork
+    :param package: the name of the package to change, which is ``multiprocessing`` or a
+        derivative of it, such as ``multiprocess``
+    :raises ValueError: if *package* is not the name of such a package
 
     Source: gh-79018, and https://github.com/uqfoundation/multiprocess
     """
@@ -138,22 +136,22 @@ def _replace(package: str) -> bool:
             replaced.append((owner, name, getattr(owner, name)))
             setattr(owner, name, value)
         _replaced[package] = replaced
-        _config(package)[_IN_CHILDREN] = _InstalledInChildren(package)
+        _config(package)[_CONFIG_KEY] = _InstalledInChildren(package)
         return True
 
 
 def uninstall(package: str = "multiprocessing") -> None:
-    """Give ``multiprocessing``, or a fork of it, its own functions and classes back.
+    """Undo :func:`install`.
 
-    Pools made before go on as they were made.  Does nothing without an
-    :func:`install` before.
+    Pools that exist keep running as they are.  Without a previous :func:`install` this does
+    nothing.
 
     :param package: as for :func:`install`
-    :raises ValueError: as :func:`install` does
+    :raises ValueError: as for :func:`install`
     """
     with _lock:
         if is_installed(package):
-            for replaced in reversed(_replaced.pop(package, [])):
+            for replaced in reversed(_replaced.pop(package)):
                 setattr(*replaced)
-            if _config(package).pop(_IN_CHILDREN, None):
+            if _config(package).pop(_CONFIG_KEY, None):
                 _set_preloaded(package, False)

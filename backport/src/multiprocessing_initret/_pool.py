@@ -1,8 +1,9 @@
-"""The pools that take ``expect_initret`` and leave ``multiprocessing`` alone."""
+"""The pools that accept ``expect_initret`` and leave ``multiprocessing`` unchanged."""
 
+import os
 from multiprocessing import pool as _pool
 
-from ._shared.packages import is_native, module
+from ._shared.packages import module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,48 +13,81 @@ if TYPE_CHECKING:
     from ._typing import ThreadPool as ThreadPool
 
 
-def _has_stock_queues(pool: "Any", package: str) -> bool:
-    kind = module(package, "queues").SimpleQueue
-    return (
-        type(pool._inqueue) is type(pool._outqueue) is kind
-        and pool._quick_put == pool._inqueue._writer.send
-        and pool._quick_get == pool._outqueue._reader.recv
-    )
+def _check_initializer(initializer: object, initargs: object) -> None:
+    if initializer is None:
+        raise ValueError("expect_initret requires an initializer")
+    if not hasattr(initargs, "__iter__"):
+        raise TypeError(f"initargs must be a tuple, not {type(initargs).__name__}")
 
 
-def _supervise(pool: "Any", package: str) -> None:
-    """Let a pool that is about to be constructed bind its tasks to initret."""
-    # Not by spawned workers, which import this module and start the later for it.
-    from ._parent.process_supervisor import ProcessSupervisor
+def _limit_processes(processes: "Optional[int]", limit: "Optional[int]") -> "Optional[int]":
+    """Return the number of worker processes, by default not more than the limit."""
+    if limit is None:
+        return processes
+    if processes is None:
+        return min(os.cpu_count() or 1, limit)
+    if processes > limit:
+        raise ValueError(
+            f"processes must be at most {limit} with expect_initret on Windows before Python "
+            f"3.13, not {processes}"
+        )
+    return processes
+
+
+def _construct(
+    standard: "Any",
+    package: str,
+    pool: "Any",
+    processes: "Optional[int]",
+    initializer: "Any",
+    initargs: "Any",
+    **kwargs: "Any",
+) -> None:
+    """Construct a pool with expect_initret.
+
+    :param standard: the standard constructor of its class
+    :param package: the package of its class
+    """
+    # Imported here because workers import this module, and start later for each import.
+    from ._parent import standard_pool
+    from ._parent.process_supervisor import MAX_WORKERS, ProcessSupervisor
     from ._parent.supervisor import Supervisor, ThreadSupervisor
+
+    standard_pool.prepare(pool)
+    standard_pool.check(package)
+    _check_initializer(initializer, initargs)
+    is_thread_pool = isinstance(pool, module(package, "pool").ThreadPool)
+    if not is_thread_pool:
+        processes = _limit_processes(processes, MAX_WORKERS)
+    supervisors = []
 
     def setup_queues() -> None:
         del pool._setup_queues
         pool._setup_queues()
-        supervisor: Supervisor
-        if isinstance(pool, module(package, "pool").ThreadPool):
-            supervisor = ThreadSupervisor(pool, package)
-        elif _has_stock_queues(pool, package):
-            supervisor = ProcessSupervisor(pool, package)
-        else:
-            supervisor = Supervisor(pool, package)
-        supervisor.connect(pool)
+        supervisor_class = Supervisor
+        if is_thread_pool:
+            supervisor_class = ThreadSupervisor
+        elif standard_pool.has_standard_queues(pool, package):
+            supervisor_class = ProcessSupervisor
+        supervisors.append(supervisor_class(pool, package))
 
     pool._setup_queues = setup_queues
+    try:
+        standard(pool, processes=processes, initializer=initializer, initargs=initargs, **kwargs)
+    finally:
+        # The function refers to the pool, which would be garbage that refers to itself.
+        vars(pool).pop("_setup_queues", None)
+    for supervisor in supervisors:
+        supervisor.constructed()
 
 
-def constructor(stock: "Any") -> "Any":
-    """Return a constructor for a stock class of pools that takes ``expect_initret``."""
-    init = stock.__init__
-    package = stock.__module__.rpartition(".")[0]
+def constructor(cls: "Any") -> "Any":
+    """Return a constructor that accepts ``expect_initret`` for a standard class of pools."""
+    standard = cls.__init__
+    package = cls.__module__.rpartition(".")[0]
 
-    def construct(pool: "Any", expect_initret: bool, *args: "Any") -> None:
-        if expect_initret:
-            _supervise(pool, package)
-        init(pool, *args)
-
-    # Their signatures are for people to see; what they call may be a tracer's.
-    if stock.__name__ == "ThreadPool":
+    # Not one function for both classes, because inspect.signature() is to show the parameters.
+    if cls.__name__ == "ThreadPool":
 
         def __init__(
             self: "Any",
@@ -63,7 +97,10 @@ def constructor(stock: "Any") -> "Any":
             *,
             expect_initret: bool = False,
         ) -> None:
-            construct(self, expect_initret, processes, initializer, initargs)
+            if expect_initret:
+                _construct(standard, package, self, processes, initializer, initargs)
+            else:
+                standard(self, processes, initializer, initargs)
     else:
 
         def __init__(  # type: ignore[misc]
@@ -76,38 +113,50 @@ def constructor(stock: "Any") -> "Any":
             *,
             expect_initret: bool = False,
         ) -> None:
-            args = processes, initializer, initargs, maxtasksperchild, context
-            construct(self, expect_initret, *args)
+            if expect_initret:
+                _construct(
+                    standard,
+                    package,
+                    self,
+                    processes,
+                    initializer,
+                    initargs,
+                    maxtasksperchild=maxtasksperchild,
+                    context=context,
+                )
+            else:
+                standard(self, processes, initializer, initargs, maxtasksperchild, context)
 
+    # Error messages show this name.
+    __init__.__qualname__ = cls.__qualname__ + ".__init__"
+    __init__.standard = standard  # type: ignore[attr-defined]
     return __init__
 
 
-if TYPE_CHECKING or is_native("multiprocessing"):
-    if not TYPE_CHECKING:
-        Pool = _pool.Pool
-        ThreadPool = _pool.ThreadPool
-else:
+if not TYPE_CHECKING:
 
     class Pool(_pool.Pool):
-        """A :class:`multiprocessing.pool.Pool` that takes ``expect_initret``.
+        """A :class:`multiprocessing.pool.Pool` that accepts ``expect_initret``.
 
-        :param processes: number of worker processes, by default that of the CPUs
-        :param initializer: called as ``initializer(*initargs)`` in each worker when
-            it starts
-        :param initargs: the initializer's arguments.  With ``expect_initret`` they are
-            pickled once for all workers, and their buffers (NumPy arrays) are one
-            memory for all until a worker writes to its own.
-        :param maxtasksperchild: number of tasks after which a worker is replaced,
-            by default never
-        :param context: what ``multiprocessing.get_context()`` returned, which
-            decides the start method
-        :param expect_initret: whether each function the pool runs is called with
-            what the initializer returned in that worker, as the keyword argument
-            ``initret``.  An initializer that raises is run again for each task
-            until it succeeds, and its exception is that task's outcome.  A task
-            whose worker leaves raises :exc:`WorkerLostError`.
-        :raises ValueError: with ``expect_initret`` and no initializer, or with more
-            than 61 processes on Windows before Python 3.13
+        :param processes: number of worker processes, by default the number of CPUs
+        :param initializer: called as ``initializer(*initargs)`` in each worker when it starts
+        :param initargs: the arguments of the initializer.  With ``expect_initret`` they are
+            pickled once for all workers, and the workers share their buffers (NumPy arrays)
+            until one of them writes to a buffer.
+        :param maxtasksperchild: number of tasks after which a worker is replaced, by default
+            never
+        :param context: a context of :func:`multiprocessing.get_context`, which determines
+            the start method
+        :param expect_initret: whether each function that the pool runs is called with
+            *initret*, the object that the initializer returned in that worker, as a keyword
+            argument.  If the initializer raises an exception, it is called again for the next
+            task, and its exception is that of the task.  A task whose worker exits raises
+            :exc:`WorkerLostError`.
+        :raises ValueError: with ``expect_initret`` and no initializer, or with more than 61
+            processes on Windows before Python 3.13
+        :raises TypeError: if *initializer* is not callable, or *initargs* is not iterable
+        :raises RuntimeError: with ``expect_initret``, if the interpreter lacks a private name
+            that this class relies on
 
         Source: gh-79018 and
         https://docs.python.org/3/library/multiprocessing.html#multiprocessing.pool.Pool
@@ -116,14 +165,15 @@ else:
         __init__ = constructor(_pool.Pool)
 
     class ThreadPool(_pool.ThreadPool):
-        """A :class:`multiprocessing.pool.ThreadPool` that takes ``expect_initret``.
+        """A :class:`multiprocessing.pool.ThreadPool` that accepts ``expect_initret``.
 
-        :param processes: number of worker threads, by default that of the CPUs
-        :param initializer: called as ``initializer(*initargs)`` in each worker when
-            it starts
-        :param initargs: the initializer's arguments
+        :param processes: number of worker threads, by default the number of CPUs
+        :param initializer: called as ``initializer(*initargs)`` in each worker when it starts
+        :param initargs: the arguments of the initializer
         :param expect_initret: as for :class:`Pool`
         :raises ValueError: with ``expect_initret`` and no initializer
+        :raises TypeError: if *initializer* is not callable, or *initargs* is not iterable
+        :raises RuntimeError: as for :class:`Pool`
 
         Source: gh-79018 and
         https://docs.python.org/3/library/multiprocessing.html#multiprocessing.pool.ThreadPool

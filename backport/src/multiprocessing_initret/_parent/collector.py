@@ -6,8 +6,8 @@ this one, so that of a task's outcomes the first counts, and only that.
 """
 
 import collections
+import threading
 
-from .._shared.errors import WorkerLostError
 from .._worker.process import RESULT
 
 TYPE_CHECKING = False
@@ -42,6 +42,7 @@ class Collector:
         self._module = module
         self._pickler = pickler
         self._log = log
+        self.unpickling = threading.Lock()
         # What this thread is to do, from others. In one queue, for a worker may start and
         # leave while it is busy, and starts before it leaves.
         self._notes: "Deque[Tuple[Callable[..., None], Tuple[Any, ...]]]" = collections.deque()
@@ -125,9 +126,9 @@ class Collector:
         """Set the error of a task that was not sent."""
         self.tell(self._ready.append, (job, index, (False, error)))
 
-    def fail_all(self, why: str) -> None:
+    def fail_all(self, make_error: "Any") -> None:
         """Set an error for all tasks that are in flight, in a pool that sends no more."""
-        self.tell(self._lose_all, why)
+        self.tell(self._lose_all, make_error)
 
     def close(self) -> None:
         """Give up what belonged to the workers, when the thread has ended."""
@@ -150,15 +151,15 @@ class Collector:
             pass
         self._pipes.remove(worker)
         worker.reader.close()
-        if worker.lost and self._lose(worker.lost, str(worker)):
+        if worker.lost and self._lose(worker.lost, worker.lost_error()):
             self._log(str(worker))
 
-    def _lose(self, number: int, why: str) -> bool:
+    def _lose(self, number: int, error: "Exception") -> bool:
         task = self._tasks.pop(number)
         if task is not None:
-            self._ready.append((*task, (False, WorkerLostError(why))))
+            self._ready.append((*task, (False, error)))
         return task is not None
 
-    def _lose_all(self, why: str) -> None:
+    def _lose_all(self, make_error: "Any") -> None:
         for number in self._tasks.in_flight():
-            self._lose(number, why)
+            self._lose(number, make_error())

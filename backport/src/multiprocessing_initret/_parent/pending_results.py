@@ -6,6 +6,7 @@ import sys
 import time
 
 from .._shared.errors import WorkerLostError
+from .standard_pool import is_iterator, silence_waiting_threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ def pending_results_class(cache_class: "Any") -> "Any":
 
     class PendingResults(cache_class):  # type: ignore[misc]
         """Maps job numbers to results, as ``Pool._cache`` does.
+
+        Callers add results, the result handler completes and removes them, and whichever
+        thread terminates the pool fails the rest.  The operations of a dict are atomic, and
+        need no lock.
 
         :param is_running: returns whether the pool accepts new tasks
         """
@@ -69,25 +74,29 @@ def pending_results_class(cache_class: "Any") -> "Any":
             finally:
                 self._in_callback.remove(job)
 
-        def fail_all(self, reason: str) -> None:
+        def fail_all(self, reason: str, is_exiting: bool = False) -> None:
             """Complete all pending results with :exc:`WorkerLostError`.
 
             Call this only when no thread will complete results any more.
 
             :param reason: the message of the exception
+            :param is_exiting: whether the interpreter is exiting.  Threads that wait for a
+                result are daemons then.  They are not woken, because they would print the
+                exception when the program has done nothing wrong.
             """
             error = WorkerLostError(reason)
             for job, result in list(self.items()):
                 if job not in self._in_callback:
+                    if is_exiting:
+                        silence_waiting_threads(result)
                     self._fail(job, result, error)
 
         def _fail(self, job: int, result: "Any", error: Exception) -> None:
-            if hasattr(result, "_set_length"):
-                # An imap() iterator: first the items that have arrived, then the error,
-                # then the end.
+            if is_iterator(result):
+                # First the items that have arrived, then the error, then the end.
                 result._set(result._index, (False, error))
                 if job in self:
-                    result._set_length(result._index)
+                    type(result)._set_length(result, result._index)
             deadline = time.monotonic() + _CONSTRUCTION_TIMEOUT
             while job in self:
                 try:

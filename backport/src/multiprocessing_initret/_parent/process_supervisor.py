@@ -1,169 +1,190 @@
-"""In the parent: the supervisor of a pool of processes, which may be killed.
+"""Supervisor of a pool of processes: it connects the parts below to the pool's three threads.
 
-The stock pool keeps its workers, and has one queue for their tasks and one for
-their results.  A worker that is killed takes its task with it, and may take the
-lock of a queue, or half a message; then everybody waits.  Here each worker has a
-record, which says what it was doing, and a pipe for its results alone:
+The standard pool has one queue for the tasks of all workers and one for their results.  A
+worker that is killed takes its task with it, and may take the lock of a queue or half a
+message; all others wait then.  Here each worker has a record, which says what it is doing,
+and a pipe of its own for results:
 
-    parent                                                          worker
-    ---------------------------------------------------------       ----------------------
-    apply_async() -> _taskqueue -> put() -> TaskPipe --------------> _RecordedTasks.get()
-                                             | in flight:             |  notes each step
-                                             | number -> job, index   v  in its Record
-    get() <- _cache <- Collector.get() <- pop(number)                the function runs
-                          ^   ^                                       |
-                          |   +------------ ResultPipes <------------ _Results.put()
-                          |                  one for each worker
-                          |
-                          +--- tell(): a worker has left - Workforce.settle() reads its Record
+    parent                                                        worker
+    ---------------------------------------------------------     ------------------------
+    apply_async() -> _taskqueue -> _send() -> TaskPipe ---------> RecordedTasks.get()
+                                              | in flight:          | notes each step in
+                                              | number -> task      v its Record
+    get() <- PendingResults <- Collector.get() <- pop(number)      runs the function
+                                   ^   ^                            |
+                                   |   +--- ResultPipes <--------- Results.put()
+                                   |        one for each worker
+                                   |
+                                   +-- Workforce.reap() reads the Record of a worker
+                                       that has exited
+
+    thread           runs
+    ---------------  -----------------------------------------------------------------
+    worker handler   process(), Workforce.start(), Workforce.reap()
+    task handler     _send(): TaskPipe.send(), Workforce.wait_for_exit()
+    result handler   Collector.get()
+    any              terminate(): Workforce.terminate()
 """
 
 import functools
 import os
 import sys
-import threading
 import time
 
-from .._shared.errors import WorkerLostError
-from .._shared.packages import module, warn
+from .._shared.packages import log_warning, module
 from .._shared.record import Records
-from .._worker.process import run_recorded
+from .._worker.process import run_process
+from .._worker.tasks import raise_error
 from .collector import Collector
+from .critical_section import CriticalSection
+from .main_module import explain_unpicklable
 from .result_pipes import result_pipes
+from .standard_pool import is_iterator
 from .supervisor import Supervisor
 from .task_pipe import task_pipe
 from .template import Template
-from .worker_process import Vacancy
+from .worker_process import Channel, Vacancy
 from .workforce import Workforce
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# How many workers a pool may have. Before Python 3.13 Windows waits for 63 handles at once:
-# with more, the stock pool's thread that handles workers ends, and close() waits for ever.
-MOST = 61 if os.name != "posix" and sys.version_info < (3, 13) else None
+#: How many workers a pool may have; None if there is no limit.  Before Python 3.13 Windows
+#: waits for 63 handles at once.  With more workers, the worker handler of the standard pool
+#: ends with an exception, and close() hangs.
+MAX_WORKERS = 61 if os.name != "posix" and sys.version_info < (3, 13) else None
 
-# Seconds after which the thread that handles tasks is taken to wait in an iterable.
-_PATIENCE = 1.0
+# How many records there are beside those of the workers.  A program may increase the number
+# of workers of a running pool.
+_SPARE_RECORDS = 1000
 
 
 class ProcessSupervisor(Supervisor):
-    """That of a Pool with the queues of multiprocessing."""
+    """Supervisor of a ``Pool`` with the standard queues.
 
-    def connect(self, pool: "Any") -> None:
+    It creates the parts, connects them to the pool's threads, and has no state of its own.
+    """
+
+    def __init__(self, pool: "Any", package: str) -> None:
+        super().__init__(pool, package)
         self._ctx = pool._ctx
-        self._pickler = module(self._package, "reduction").ForkingPickler
-        self._wait = module(self._package, "connection").wait
-        # No method of this one, which would be held by what it holds.
-        self._log = functools.partial(warn, self._package)
+        self._pickler = module(package, "reduction").ForkingPickler
+        self._wait = module(package, "connection").wait
+        self._section = CriticalSection()
+        # A method would hold this object, and the parts would be garbage that refers to itself.
+        self._log = functools.partial(log_warning, package)
         self._tasks = task_pipe(pool._inqueue)
         pipes = result_pipes(pool._outqueue, self._wait)
-        self._collector = Collector(pipes, self._tasks, self._module, self._pickler, self._log)
-        self._workforce: "Any" = None  # until the first worker is made
-        pool._quick_put, pool._quick_get = self.put, self._collector.get
-        module(self._package, "util").register_after_fork(self, ProcessSupervisor._after_fork)
+        self._collector = Collector(
+            pipes, self._tasks, self._standard.module, self._pickler, self._log
+        )
+        self._workforce: "Any" = None  # until the first worker is created
+        self._template: "Any" = None
+        self._standard.replace(pool, _quick_put=self._send, _quick_get=self._collector.get)
+        module(package, "util").register_after_fork(self, ProcessSupervisor._after_fork)
+
+    def constructed(self) -> None:
+        self._workforce.constructed()
 
     def _after_fork(self) -> None:
-        # A worker is to see that nobody reads its results when the parent is gone.
+        # A worker that sends a result is to notice that the parent has died, which is the
+        # case when no process has the other end of its pipe.
         for worker in self._workforce.workers if self._workforce else ():
             worker.reader.close()
 
-    # -- In the thread that handles workers ------------------------------------------
+    # -- Worker handler --------------------------------------------------------------------
 
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
-        inqueue, _, initializer, initargs, *rest = args
-        shared = self._share(initializer, initargs)
-        if self._workforce is None:
-            self._workforce = self._make_workforce(shared)
+        try:
+            return self._create(*context, target=target, args=args, **kwds)
+        except Exception as error:
+            if self._workforce is None or self._workforce.is_constructing():
+                raise
+            # An exception would end the worker handler.
+            self._workforce.break_pool(f"{error!r} while a worker was created", error)
+            return Vacancy()
 
-        def make_process(writer: "Any", record: "Any", is_lazy: bool) -> "Any":
-            bound = self._package, target, inqueue, writer, shared, is_lazy, record, *rest
-            return self._stock_process()(*context, target=run_recorded, args=bound, **kwds)
+    def _create(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
+        replaced, others = self._standard.bind_worker_args(args)
+        initargs = self._prepare(replaced)
 
-        with self._workforce.undisturbed:
-            return self._workforce.hire(make_process) if self._workforce.settle() else Vacancy()
-
-    def _make_workforce(self, shared: "Any") -> Workforce:
-        if MOST and self._size > MOST:
-            raise ValueError(
-                f"processes must be at most {MOST} on Windows with expect_initret, before "
-                f"Python 3.13, not {self._size}"
+        def make_process(channel: Channel) -> "Any":
+            bound = target, others, replaced.inqueue, channel, initargs, self._hint
+            return self._standard.standard("Process")(
+                *context, target=run_process, args=(self._package, *bound), **kwds
             )
-        self._template = Template(self._package, self._ctx, shared)
-        return Workforce(
-            self._ctx,
-            self._size,
-            Records(self._package, 2 * self._size),
-            self._template,
-            self._tasks,
-            self._collector,
-            self._wait,
-            self._log,
-        )
 
-    # -- In the thread that handles tasks ----------------------------------------------
+        return self._workforce.create(make_process)
 
-    def put(self, task: "Any") -> None:
-        """Send a task, as the pool's ``_quick_put`` does, or let the workers leave."""
-        if task is None:
-            self._dismiss()
-            return
-        job, index, func, args, _ = task
-        if func is self._module._helper_reraises_exception:
+    def _prepare(self, replaced: "Any") -> "Any":
+        initargs = super()._prepare(replaced)
+        if self._workforce is None:
+            self._template = Template(self._package, self._ctx, initargs)
+            self._workforce = Workforce(
+                self._ctx,
+                self._standard,
+                self._section,
+                Records(self._package, 2 * self._standard.size() + _SPARE_RECORDS),
+                self._template,
+                self._tasks,
+                self._collector,
+                self._wait,
+                self._log,
+            )
+        return initargs
+
+    # -- Task handler ----------------------------------------------------------------------
+
+    def _send(self, task: "Any") -> None:
+        """Send a task, as the pool's ``_quick_put`` does; None if the pool is closed."""
+        try:
+            if task is None:
+                self._dismiss_workers()
+            else:
+                self._send_task(*task)
+        except BaseException as error:
+            # An exception would end the task handler.
+            self._workforce.break_pool(f"{error!r} in the task handler", error)
+
+    def _send_task(self, job: int, index: int, func: "Any", args: "Any", kwds: "Any") -> None:
+        if func is raise_error:
             self._collector.fail(job, index, args[0])
             return
         try:
-            is_sent = self._tasks.send(job, index, self._pickler.dumps(task))
+            message = self._pickler.dumps((job, index, func, args, kwds))
+            is_sent = self._tasks.send(job, index, message)
         except BaseException as error:
-            self._collector.fail(job, index, error)
+            self._collector.fail(job, index, explain_unpicklable(error))
         else:
             if not is_sent and self._workforce.broken:
-                self._collector.fail(job, index, WorkerLostError(self._workforce.broken))
-                if hasattr(self._cache.get(job), "_set_length"):
+                self._collector.fail(job, index, self._workforce.broken_error())
+                if is_iterator(self._results.get(job)):
                     time.sleep(0.001)  # its iterable may be endless
 
-    def _dismiss(self) -> None:
+    def _dismiss_workers(self) -> None:
         for _ in self._workforce.workers:
             self._tasks.send(None, 0, self._pickler.dumps(None))
-        self._workforce.see_off()
+        self._workforce.wait_for_exit()
         self._template.close()
 
-    # -- The end, in any thread ----------------------------------------------------------
+    # -- Termination, in any thread ----------------------------------------------------------
 
     def terminate(self, *args: "Any") -> None:
-        if not self._workforce.undisturbed.postpones(self.terminate, *args):
+        if not self._section.postpones(self.terminate, *args):
             super().terminate(*args)
 
-    def _before_the_end(self, pool: "Any") -> None:
-        this, terminate = threading.current_thread(), self._module.TERMINATE
-        pool.worker_handler._state = pool.task_handler._state = terminate
-        if hasattr(pool, "change_notifier"):  # from Python 3.8
-            pool.change_notifier.put(None)
-        for throttle in getattr(pool, "taskqueue_buffersize_semaphores", ()):  # from Python 3.16
-            throttle.release()
-        if this is not pool.worker_handler:
-            pool.worker_handler.join()  # or it would start others
-        self._workforce.end()
+    def _stop_workers(self, pool: "Any") -> None:
+        self._workforce.terminate()
         self._collector.is_stopped = True
-        # The stock function reads whole messages from the pipe, where a part of one may be.
-        pool.taskqueue.put(None)
-        deadline = time.monotonic() + _PATIENCE
-        while pool.task_handler.is_alive() and this is not pool.task_handler:
-            self._tasks.drain()
-            pool.task_handler.join(0.01)
-            if time.monotonic() > deadline:
-                # It waits in an iterable, may be for ever. Nobody else is to.
-                pool.result_handler._state = terminate
-                pool.outqueue.put(None)
-                if this is not pool.result_handler:
-                    pool.result_handler.join()
-                self._end_results(pool)
-                deadline = float("inf")
 
-    def _after_the_end(self, pool: "Any") -> None:
+    def _discard_tasks(self, pool: "Any") -> None:
+        # The standard function reads whole messages from the pipe, where half of one may be.
+        self._tasks.drain()
+
+    def _release(self, pool: "Any") -> None:
         self._template.close()
-        if threading.current_thread() is not pool.result_handler:
-            # Or they would stay, with all that is open, until the garbage is collected.
+        if not pool.result_handler.is_alive():
+            # Otherwise they would stay, with all that is open, until garbage is collected.
             self._collector.close()
             self._workforce.workers.clear()

@@ -1,111 +1,111 @@
-"""In the parent: what a pool with the keyword puts between itself and its workers.
+"""What every pool with expect_initret needs, and what a ``ThreadPool`` needs in addition.
 
-The pool's own three threads do the work, and run what is plugged in here:
+The pool's own three threads do the work.  They call the functions that a supervisor plugs
+into the pool:
 
-    caller                 pool._map_async, pool._cache      Supervisor, PendingResults
-    thread of the workers  pool.Process                      ProcessSupervisor, Workforce
-    thread of the tasks    pool._guarded_task_generation,    Supervisor,
-                           pool._quick_put                   ProcessSupervisor, TaskPipe
-    thread of the results  pool._quick_get                   Collector, ResultPipes
-    any, the collector's   pool._terminate_pool              Supervisor.terminate
+    thread           calls                                     defined here or in
+    ---------------  ----------------------------------------  -----------------------------
+    any caller       Pool._map_async, Pool._cache              Supervisor, PendingResults
+    worker handler   Pool.Process                              ProcessSupervisor, Workforce
+    task handler     Pool._guarded_task_generation,            Supervisor,
+                     Pool._quick_put                           ProcessSupervisor, TaskPipe
+    result handler   Pool._quick_get                           Collector, ResultPipes
+    any thread       Pool._terminate_pool                      Supervisor.terminate
 
-This module has what pools of threads need, and pools with queues of their own.  What
-workers need that may be killed is in _process_supervisor.
+Nothing here may hold the pool, which is terminated when nothing refers to it any more.
 """
 
-import types
+import functools
+import os
+import threading
+import time
 import weakref
+from multiprocessing import util
 
 from .._shared.initargs import Shared
-from .._shared.packages import module
-from .._worker.tasks import run
+from .._worker.tasks import raise_error, run_worker
 from .._worker.thread import run_thread
+from . import standard_pool
+from .main_module import missing_name_hint
 from .pending_results import pending_results_class
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterable, Iterator, Optional, Tuple
 
+# Time, in seconds, after which terminate() stops waiting for a task handler that is blocked
+# in an iterable.
+_ITERABLE_TIMEOUT = 1.0
+
+# The pools with expect_initret, and the processes that created them.
+_pools: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
+
+
+class _AbandonedThread:
+    """Stands for a task handler that is blocked in an iterable when the pool is terminated."""
+
+    _state = None
+
+    def is_alive(self) -> bool:
+        return False
+
+    def join(self) -> None:
+        pass
+
 
 class Supervisor:
-    """That of a pool with queues of its own, and what those of the others have too."""
+    """Supervisor of a pool with queues of its own, and base class of the others.
+
+    It owns the pending results, and the initializer and its arguments as the workers receive
+    them.  The module's docstring says which thread calls which method.
+
+    :param pool: a pool whose constructor has just created its queues
+    :param package: the package of the pool
+    """
+
+    _run = staticmethod(run_worker)
 
     def __init__(self, pool: "Any", package: str) -> None:
         self._package = package
-        self._module = module(package, "pool")
-        self._shared: "Optional[Shared]" = None
-        # The threads of a pool hold this, and must not hold the pool: it ends when
-        # nobody else does.
-        self._weak_pool = weakref.ref(pool)
-        process = pool.Process
-        # Before Python 3.8 it is a method, and holds the pool.
-        is_method = isinstance(process, types.MethodType)
-        self._stock_process: "Any" = weakref.WeakMethod(process) if is_method else lambda: process
-        self._stock_terminate = pool._terminate_pool
-        # Its arguments are not the same in all versions of Python, but the names are.
-        code = self._module.Pool._terminate_pool.__func__.__code__
-        self._names = code.co_varnames[1 : code.co_argcount]
-        pool.Process = self.process
-        pool._terminate_pool = self.terminate
-        pool._map_async = self._map_async
-        pool._guarded_task_generation = self._generate
+        self._initargs: "Optional[Shared]" = None
+        self._results: "Any" = None
+        self._hint = missing_name_hint()
+        self._standard = standard_pool.StandardPool(pool, package)
+        self._standard.replace(
+            pool,
+            Process=self.process,
+            _terminate_pool=self.terminate,
+            _map_async=self._map_async,
+            _guarded_task_generation=self._generate_tasks,
+        )
+        _pools[pool] = os.getpid()
 
-    def connect(self, pool: "Any") -> None:
-        """Stand between the pool and its queues, once they are there."""
+    def constructed(self) -> None:
+        """Called when the constructor of the pool is about to return."""
 
-    # -- Workers, in the thread that handles them --------------------------------
+    # -- Worker handler ------------------------------------------------------------------
 
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
-        """Make a worker, which is not started yet, as the pool's ``Process`` does."""
-        inqueue, outqueue, initializer, initargs, *rest = args
-        shared = self._share(initializer, initargs)
-        target, args = self._bind(target, (inqueue, outqueue, shared, *rest))
-        return self._stock_process()(*context, target=target, args=args, **kwds)
+        """Return a worker that is not started yet, as the pool's ``Process`` does."""
+        replaced, others = self._standard.bind_worker_args(args)
+        initargs = self._prepare(replaced)
+        args = target, others, replaced.inqueue, replaced.outqueue, initargs, self._hint
+        return self._standard.standard("Process")(
+            *context, target=self._run, args=(self._package, *args), **kwds
+        )
 
-    def _bind(self, target: "Any", args: "Any") -> "Tuple[Any, Any]":
-        return run, (self._package, target, *args)
+    def _prepare(self, replaced: "Any") -> Shared:
+        """Return the initializer and its arguments, as the workers receive them.
 
-    def _share(self, initializer: "Any", initargs: "Any") -> Shared:
-        if self._shared is None:
-            if initializer is None:
-                raise ValueError("expect_initret requires an initializer")
-            self._shared = Shared((initializer, *initargs), self._package)
-            pool: "Any" = self._weak_pool()
-            self._size = pool._processes
-            self._watch(pool)
-        return self._shared
+        The constructor of the pool creates the first worker, after it has set the
+        attributes that are read here.
+        """
+        if self._initargs is None:
+            self._initargs = Shared((replaced.initializer, *replaced.initargs), self._package)
+            self._results = self._standard.replace_cache(pending_results_class)
+        return self._initargs
 
-    def _watch(self, pool: "Any") -> None:
-        """Have the pool keep its results where they all end."""
-        # These must not hold this supervisor, or all that it has would stay until the
-        # garbage is collected.
-        weak_pool, run = self._weak_pool, self._module.RUN
-
-        def is_running() -> bool:
-            pool: "Any" = weak_pool()
-            return pool is not None and pool._state == run
-
-        kwds = {}
-        stock: "Any" = type(pool._cache)
-        if stock is not dict:  # from Python 3.8
-            notifier = pool._change_notifier
-
-            def notify(_: None) -> None:
-                # The thread that handles workers wants to know it when the pool closes, and
-                # close() wakes it too. While the pool runs, it would be in the way of who
-                # waits for a task and gives the next.
-                if not is_running():
-                    notifier.put(None)
-
-            kwds["notifier"] = types.SimpleNamespace(put=notify)
-            # Results are nothing to the thread that handles workers, which would wake up
-            # again and again until a callback returns.
-            results = getattr(pool._outqueue, "_reader", None)
-            sentinels = [item for item in pool._get_sentinels() if item is not results]
-            pool._get_sentinels = lambda: sentinels
-        self._cache = pool._cache = pending_results_class(stock)(is_running, **kwds)
-
-    # -- Calls -------------------------------------------------------------------
+    # -- Callers -------------------------------------------------------------------------
 
     def _map_async(
         self,
@@ -116,27 +116,37 @@ class Supervisor:
         *args: "Any",
         **kwds: "Any",
     ) -> "Any":
-        pool: "Any" = self._weak_pool()
-        # The stock function sees that the pool runs, and then reads what may take long:
-        # who closes the pool meanwhile leaves tasks that nobody takes.
-        if not hasattr(iterable, "__len__") and pool._state == self._module.RUN:
+        # Race: another thread may close the pool while the standard method reads an iterable
+        # without a length.  The tasks would be added to a pool that has ended.
+        if not hasattr(iterable, "__len__") and self._standard.is_running():
             iterable = list(iterable)
-        # It divides by the number of workers that there are just now: where all have been
-        # killed that is none.
+        # The standard method divides by the number of workers, which is 0 if all of them
+        # have just been killed.
         if chunksize is None and hasattr(iterable, "__len__"):
-            chunksize = -(-len(iterable) // (4 * self._size))
-        return type(pool)._map_async(pool, func, iterable, mapper, chunksize, *args, **kwds)
+            chunksize = -(-len(iterable) // (4 * self._standard.size()))
+        map_async = self._standard.standard("_map_async")
+        return map_async(func, iterable, mapper, chunksize, *args, **kwds)
 
-    # -- Tasks, in the thread that handles them ------------------------------------
+    # -- Task handler --------------------------------------------------------------------
 
-    def _generate(
-        self, job: int, func: "Any", iterable: "Iterable[Any]", throttle: "Any" = None
+    def _generate_tasks(
+        self, job: int, func: "Any", iterable: "Iterable[Any]", semaphore: "Any" = None
     ) -> "Iterator[Any]":
-        """Yield the tasks of a job, and last what has ended them early, if anything has."""
-        # What a map() waits for; the others are told how many tasks there were.
-        chunks = getattr(self._cache.get(job), "_number_left", 0)
-        if throttle is not None:  # from Python 3.16
-            iterable = self._throttled(iterable, throttle)
+        """Return the tasks of a call.  Called by the caller, consumed by the task handler."""
+        result = self._results.get(job)
+        func = self._standard.function_to_send(func)
+        tasks = self._tasks(job, func, iterable, standard_pool.chunks_pending(result))
+        if semaphore is None:
+            return tasks
+        return self._standard.throttle(result, tasks).send_some()
+
+    def _tasks(
+        self, job: int, func: "Any", iterable: "Iterable[Any]", chunks: int
+    ) -> "Iterator[Any]":
+        """Yield tasks; if the iterable fails, yield tasks that raise its exception.
+
+        :param chunks: how many tasks a ``map()`` waits for; 0 for other calls
+        """
         i, is_reading = -1, True
         try:
             for i, args in enumerate(iterable):
@@ -144,59 +154,92 @@ class Supervisor:
                 yield job, i, func, (args,), {}
                 is_reading = True
             if i + 1 < chunks:
-                raise ValueError("the iterable yielded fewer items than its len() said")
+                raise ValueError("the iterable yielded fewer items than its __len__() returned")
         except BaseException as error:
             if not is_reading:
-                raise  # a GeneratorExit: nobody takes more
+                raise  # GeneratorExit: the task handler sends no more tasks
             for left in range(i + 1, max(i + 2, chunks)):
-                yield job, left, self._module._helper_reraises_exception, (error,), {}
+                yield job, left, raise_error, (error,), {}
 
-    def _throttled(self, iterable: "Iterable[Any]", throttle: "Any") -> "Iterator[Any]":
-        """Yield items no faster than results are taken, until the pool is closed."""
-        iterator = iter(iterable)
-        while True:
-            throttle.acquire()
-            pool: "Any" = self._weak_pool()
-            if pool is None or pool._state != self._module.RUN:
-                return
-            del pool
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            yield item
-
-    # -- The end -------------------------------------------------------------------
+    # -- Termination, in any thread --------------------------------------------------------
 
     def terminate(self, *args: "Any") -> None:
-        """End the pool as ``_terminate_pool`` does, and all results that are left."""
-        pool = types.SimpleNamespace(**dict(zip(self._names, args)))
+        """Terminate the pool, as ``_terminate_pool()`` does, and fail its pending results."""
+        pool = self._standard.bind_terminate_args(args)
         try:
-            self._before_the_end(pool)
+            self._standard.stop_handlers(pool)
+            self._stop_workers(pool)
+            args = self._wait_for_task_handler(pool, args)
             if not pool.result_handler.is_alive():
-                # The stock function would complain of results that nobody will set.
-                self._end_results(pool)
-            self._stock_terminate(*args)
+                # The standard function asserts that nothing is pending then.
+                self._fail_pending()
+            self._standard.standard("_terminate_pool")(*args)
+        except BaseException:
+            # Ctrl-C, or the exception of a signal handler.
+            self._standard.enable_second_terminate(*args)
+            raise
         finally:
-            # Also where this was interrupted.
-            self._end_results(pool)
-        self._after_the_end(pool)
+            self._fail_pending()
+        self._release(pool)
 
-    def _end_results(self, pool: "Any") -> None:
-        pool.cache.fail_all("the pool was terminated before this task had ended")
+    def _wait_for_task_handler(self, pool: "Any", args: "Tuple[Any, ...]") -> "Tuple[Any, ...]":
+        """Wait until the task handler has ended, or is known to be blocked in an iterable.
 
-    def _before_the_end(self, pool: "Any") -> None:
-        """Do what must be done for the stock function to come to an end.
-
-        :param pool: what that function gets, by its names
+        :returns: the arguments for ``_terminate_pool()``, which must not wait for a blocked
+            thread: that thread ends when its iterable returns
         """
+        deadline = time.monotonic() + _ITERABLE_TIMEOUT
+        pool.taskqueue.put(None)
+        while pool.task_handler.is_alive() and threading.current_thread() is not pool.task_handler:
+            self._discard_tasks(pool)
+            pool.task_handler.join(0.01)
+            if time.monotonic() > deadline:
+                blocked = _AbandonedThread()
+                return tuple(blocked if arg is pool.task_handler else arg for arg in args)
+        return args
 
-    def _after_the_end(self, pool: "Any") -> None:
-        """Give up what belonged to the workers."""
+    def _fail_pending(self) -> None:
+        if self._results is not None:
+            self._results.fail_all(
+                "the pool was terminated before this task had finished",
+                is_exiting=self._standard.module.util.is_exiting(),
+            )
+
+    def _stop_workers(self, pool: "Any") -> None:
+        """Stop the workers, and do what the standard function needs to come to an end."""
+
+    def _discard_tasks(self, pool: "Any") -> None:
+        """Remove tasks that no worker will run, for which the task handler may wait."""
+
+    def _release(self, pool: "Any") -> None:
+        """Release what belonged to the workers, after the threads have ended."""
 
 
 class ThreadSupervisor(Supervisor):
-    """That of a ThreadPool."""
+    """Supervisor of a ``ThreadPool``."""
 
-    def _bind(self, target: "Any", args: "Any") -> "Tuple[Any, Any]":
-        return run_thread, (self._package, target, *args)
+    _run = staticmethod(run_thread)
+
+
+def _refuse(pid: int, name: str, *args: "Any", **kwds: "Any") -> None:
+    raise RuntimeError(
+        f"{name}() of a pool of process {pid} was called in process {os.getpid()}, which was "
+        "forked from it: use a pool only in the process that created it"
+    )
+
+
+def _disown_pools() -> None:
+    """Let every method of the parent's pools raise an exception in a forked child.
+
+    The threads of a pool are not forked with it, so its tasks would hang.
+    """
+    for pool, pid in list(_pools.items()):
+        for name in standard_pool.METHODS:
+            setattr(pool, name, functools.partial(_refuse, pid, name))
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_pools)
+else:  # Windows, and before Python 3.7, where this covers the children of multiprocessing
+    util.register_after_fork(_pools, lambda _: _disown_pools())

@@ -1,172 +1,171 @@
-"""In the parent: a worker as its pool has it in its list, a process with what is known of it."""
+"""One worker process, as its parent sees it."""
 
 import contextlib
 import os
 import signal
 import time
-import weakref
 
+from .._shared.errors import WorkerLostError
 from .._shared.messages import MessageBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional, Tuple
+    from typing import Any, Optional
 
     from .._shared.record import Record
     from .workforce import Workforce
 
-# Seconds in which a thread that has been told how a child ended writes that down.
-_PATIENCE = 0.1
+# Time, in seconds, that another thread may need to store the exit code that it received.
+_EXITCODE_TIMEOUT = 0.1
 
-# The exit code of a process of which nobody knows how it ended, as multiprocessing has it.
-UNKNOWN = 255
+#: Exit code of a process that has exited, although the system does not report how.
+UNKNOWN_EXITCODE = 255
 
 
 class Vacancy:
-    """Stands in a pool's list where no worker is.
-
-    :param exitcode: None for good, in a pool that starts no worker any more; else another
-        start is tried when the pool looks at its workers again
-    """
+    """Takes the place of a worker in the pool's list when no worker is started any more."""
 
     name = ""
     daemon = True
-    pid = None
-
-    def __init__(self, exitcode: "Optional[int]" = None) -> None:
-        self.exitcode = exitcode
+    exitcode = pid = None
 
     def start(self) -> None:
-        pass
+        """Do nothing."""
 
     terminate = join = start
 
     def is_alive(self) -> bool:
+        """Return False."""
         return False
 
 
-class WorkerProcess:
-    """A worker: what the pool does with a process goes to that, some of it with more care.
+class Channel:
+    """What a worker process receives when it starts; created when the process is started."""
 
-    :param workforce: to be told how the start goes
-    :param process: not started yet
-    :param record: says what the worker does
-    :param pipe: both ends of the pipe of its results
-    :param generation: how many workers that left before they did anything led to this one
+    writer: "Any"  # the end of the result pipe that the worker writes to
+    record: "Record"
+    is_lazy: bool  # whether the initializer is called only when there is a task
+
+
+class WorkerProcess:
+    """A worker process: the standard process object, and what its parent knows about it.
+
+    The pool's list of workers holds it.  The worker handler starts and reaps it; the result
+    handler reads from its result pipe.  Every attribute is written by one thread only.
+
+    :param workforce: starts the process
+    :param process: the standard process object, not started yet
+    :param channel: the argument of the process that is completed when it is started
     """
 
-    def __init__(
-        self,
-        workforce: "Workforce",
-        process: "Any",
-        record: "Record",
-        pipe: "Tuple[Any, Any]",
-        generation: int = 0,
-    ) -> None:
+    reader: "Any"  # the end of the result pipe that the parent reads from
+
+    def __init__(self, workforce: "Workforce", process: "Any", channel: Channel) -> None:
         self._workforce = workforce
-        self._process = process
-        self.record = record
-        self.reader, self._writer = pipe
+        self.process = process
+        self.channel = channel
         self.unread = MessageBuffer()
-        self.generation = generation
-        #: the number of the task that left with it, if one did
+        #: how many generations of workers that exited at once preceded this worker
+        self.generation = 0
+        #: the number of the message with the task that the worker was running when it exited
         self.lost: "Optional[int]" = None
-        self._is_child = False  # of this process, not of a fork server
-        self._pidfd: "Optional[int]" = None
 
     def __getattr__(self, name: str) -> "Any":
-        return getattr(self._process, name)
+        return getattr(self.process, name)
 
     # The pool sets these two.
 
     @property
     def name(self) -> str:
-        return self._process.name  # type: ignore[no-any-return]
+        return self.process.name  # type: ignore[no-any-return]
 
     @name.setter
     def name(self, name: str) -> None:
-        self._process.name = name
+        self.process.name = name
 
     @property
     def daemon(self) -> bool:
-        return self._process.daemon  # type: ignore[no-any-return]
+        return self.process.daemon  # type: ignore[no-any-return]
 
     @daemon.setter
     def daemon(self, daemon: bool) -> None:
-        self._process.daemon = daemon
+        self.process.daemon = daemon
+
+    @property
+    def record(self) -> "Record":
+        return self.channel.record
 
     def start(self) -> None:
-        """Start the process, or be a vacancy if it cannot be started or the pool has ended."""
-        with self._workforce.starts(self) as may_start:
-            try:
-                if may_start:
-                    self._process.start()
-                    self._has_started()
-                else:
-                    self._process = Vacancy()
-            except Exception as error:
-                self._process = self._workforce.could_not_start(self, error)
-            finally:
-                self._writer.close()
-
-    def _has_started(self) -> None:
-        self._is_child = getattr(self._popen, "method", "") in ("fork", "spawn")
-        if self._is_child and hasattr(os, "pidfd_open") and self._workforce.has_descriptors:
-            try:
-                self._pidfd = os.pidfd_open(self.pid)
-            except OSError:
-                pass
-            else:
-                # Not before: the pool may be waiting for it.
-                weakref.finalize(self, os.close, self._pidfd).atexit = False
-        self._workforce.has_started(self)
+        """Start the process, or become a vacancy if the pool needs no worker any more."""
+        if not self._workforce.start(self):
+            self.process = Vacancy()
 
     @property
-    def sentinel(self) -> "Any":
-        # The process's own is a pipe that its children have too, by os.fork(), and tells
-        # of it when they have all left. (Linux; from Python 3.9.)
-        return self._process.sentinel if self._pidfd is None else self._pidfd
+    def _is_child(self) -> bool:
+        """Whether the process is a child of this process, not of a fork server."""
+        return getattr(self._popen, "method", "") in ("fork", "spawn")
+
+    def watch_process(self) -> None:
+        """Let the sentinel of a process that has started refer to the process itself.
+
+        The standard sentinel is a pipe, which the children that the worker forks inherit: it
+        becomes ready when all of them have exited.  On Linux, since Python 3.9, a
+        descriptor of the process itself takes the place of the pipe.
+        """
+        if self._is_child and hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):  # no descriptors, or an old kernel
+                pidfd = os.pidfd_open(self.pid)
+                try:
+                    os.dup2(pidfd, self.process.sentinel, inheritable=False)
+                finally:
+                    os.close(pidfd)
 
     @property
-    def exitcode(self) -> "Any":
-        code = self._process.exitcode
-        if code is None and self._is_child and os.name == "posix":
-            # Where SIGCHLD is ignored, or others wait for all children, nobody tells this
-            # process how one has ended; multiprocessing takes it to be alive for ever.
+    def exitcode(self) -> "Optional[int]":
+        code: "Optional[int]" = self.process.exitcode
+        if code is None and os.name == "posix" and self.pid is not None and self._is_child:
+            # If SIGCHLD is ignored, or the program waits for all children, the system does
+            # not report how a child exited, and multiprocessing takes it to be alive.
             try:
                 os.kill(self.pid, 0)
             except ProcessLookupError:
-                code = self._exitcode_of_the_dead()
+                code = self._unreported_exitcode()
             except PermissionError:
                 pass
         return code
 
-    def _exitcode_of_the_dead(self) -> "Any":
-        # Another thread may have been told, and not have written it down yet.
-        deadline = time.monotonic() + _PATIENCE
+    def _unreported_exitcode(self) -> int:
+        # Race: another thread may have received the exit code, and not have stored it yet.
+        deadline = time.monotonic() + _EXITCODE_TIMEOUT
         while time.monotonic() < deadline:
-            code = self._process.exitcode
+            code = self.process.exitcode
             if code is not None:
-                return code
+                return code  # type: ignore[no-any-return]
             time.sleep(0.001)
-        self._popen.returncode = UNKNOWN
-        return UNKNOWN
+        self._popen.returncode = UNKNOWN_EXITCODE
+        return UNKNOWN_EXITCODE
 
     def kill(self) -> None:
-        """End it, also where it ignores what :meth:`terminate` sends."""
+        """Kill the process if it ignores SIGTERM."""
         if os.name == "posix" and self.exitcode is None:
-            with contextlib.suppress(ProcessLookupError):  # at this moment
+            with contextlib.suppress(ProcessLookupError):  # race: it has just exited
                 os.kill(self.pid, signal.SIGKILL)
 
     def __str__(self) -> str:
         code = self.exitcode
-        if code >= 0:
-            how = f"left with exit code {code}"
+        if code is None:
+            how = "is running"
+        elif code >= 0:
+            how = f"exited with code {code}"
         else:
             try:
                 how = "was killed by " + signal.Signals(-code).name
             except ValueError:
                 how = f"was killed by signal {-code}"
             if -code == getattr(signal, "SIGKILL", None):
-                how += " (by the system, if it was out of memory)"
+                how += " (possibly by the kernel's out-of-memory killer)"
         return f"worker {self.name} (pid {self.pid}) {how}"
+
+    def lost_error(self) -> WorkerLostError:
+        """Return the exception of the task that this worker was running when it exited."""
+        return WorkerLostError(str(self), self.exitcode, self.pid, self.name)

@@ -1,11 +1,5 @@
-"""In the parent, in the thread that handles workers: their starts, and what those had who left.
+"""The worker processes of a pool: their start, their reaping, and their termination."""
 
-The pool asks for a worker at first, and for another when it has seen that one has left.
-That is the moment to read the record of the one, and to put in order what it had in its
-hands.  When the pool closes, the thread that handles tasks does the same.
-"""
-
-import contextlib
 import os
 import select
 import signal
@@ -13,80 +7,66 @@ import threading
 import time
 
 from .._shared.errors import WorkerLostError
-from .._shared.record import HOLDING, INITIALIZING, READING, RUNNING, STARTING, WAITING
-from .worker_process import UNKNOWN, Vacancy, WorkerProcess
+from .._shared.record import HOLDING, INITIALIZED, INITIALIZING, READING, RUNNING, STARTING, WAITING
+from .main_module import startup_failure_hint
+from .worker_process import UNKNOWN_EXITCODE, Channel, Vacancy, WorkerProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator, List
+    from typing import Any, Callable, List, Optional
 
-    from .._shared.record import Records
+    from .._shared.record import Record, Records
     from .collector import Collector
+    from .critical_section import CriticalSection
+    from .standard_pool import StandardPool
     from .task_pipe import TaskPipe
     from .template import Template
 
-# Seconds in which the pipe of a worker is known to be at its end.
-_PATIENCE = 1.0
+#: Time, in seconds, after which a worker that ignores SIGTERM is killed.
+TERMINATION_TIMEOUT = 10.0
 
-# Seconds after which a worker of a broken pool is taken to ignore SIGTERM.
-_TIME_TO_LEAVE = 5.0
+# Time, in seconds, between two looks for workers that were killed while others are awaited.
+_REAP_INTERVAL = 0.1
 
-# How many workers in a row may be killed before they can do anything. Whoever kills
-# workers at random meets those that start; who is out of memory meets no others.
-_MANY = 100
+# Pauses, in seconds, before a worker that could not be started is started again.
+_FIRST_PAUSE = 0.01
+_LAST_PAUSE = 1.0
 
-# How many workers in a row may leave each in the place of the last before they can do
-# anything. Who presses Ctrl-C, and again, meets all that start, and those in their places.
-_GENERATIONS = 3
+# Time, in seconds, in which the system closes the pipe of a process that it has killed.
+_HANGUP_TIMEOUT = 1.0
 
-LIKELY_CAUSE = (
-    'Is the pool made in a module that has no `if __name__ == "__main__":` before it, or '
-    "does the main module raise an exception where a worker imports it? See stderr"
-)
+# How many workers in a row may be killed before they run any code of ours.  Random kills
+# rarely hit many starting workers in a row; an out-of-memory killer does.
+_MAX_KILLED_AT_START = 100
 
-
-class Undisturbed:
-    """A section of a thread in which the garbage collector does not end the pool.
-
-    It may end it wherever it is: with a lock that others need, or while a worker starts, of
-    which nothing is known yet.  So that is put off until the section has been left.
-    """
-
-    def __init__(self) -> None:
-        self._threads: "List[int]" = []
-        self._postponed: "Any" = None
-
-    def __enter__(self) -> None:
-        self._threads.append(threading.get_ident())
-
-    def __exit__(self, *_: "Any") -> None:
-        self._threads.remove(threading.get_ident())
-        if self._postponed is not None and threading.get_ident() not in self._threads:
-            (function, args), self._postponed = self._postponed, None
-            function(*args)
-
-    def postpones(self, function: "Callable[..., None]", *args: "Any") -> bool:
-        """Tell whether this thread is in the section, and if it is, call a function later."""
-        if threading.get_ident() not in self._threads:
-            return False
-        self._postponed = function, args
-        return True
+# How many generations of workers, each started for the one before, may exit before they run
+# any code of ours.  Ctrl-C interrupts all workers that are starting, and may be repeated.
+_MAX_GENERATIONS = 3
 
 
 class Workforce:
-    """The workers of a pool of processes.
+    """The worker processes of one pool.
 
-    :param size: how many the pool wants
-    :param tasks: which they take their tasks from
-    :param collector: which their results go to
-    :param wait: that of multiprocessing.connection
-    :param log: what takes a line for the log
+    The worker handler starts and reaps workers.  When the pool is closed, the task handler
+    waits for them; any thread may terminate them.  ``_lock`` guards the list of workers, and
+    whether it may still change.
+
+    :param ctx: the context of the pool
+    :param standard: the private attributes of the pool
+    :param section: a section in which the pool is not terminated by the garbage collector
+    :param records: the records of the workers
+    :param template: the fork server of this pool, if one pays
+    :param tasks: the pipe that workers read tasks from
+    :param collector: receives their results
+    :param wait: ``multiprocessing.connection.wait``
+    :param log: logs a warning
     """
 
     def __init__(
         self,
         ctx: "Any",
-        size: int,
+        standard: "StandardPool",
+        section: "CriticalSection",
         records: "Records",
         template: "Template",
         tasks: "TaskPipe",
@@ -95,95 +75,173 @@ class Workforce:
         log: "Callable[[str], None]",
     ) -> None:
         self._ctx = ctx
-        self._size = size
+        self._standard = standard
+        self._section = section
         self._records = records
         self._template = template
         self._tasks = tasks
         self._collector = collector
         self._wait = wait
         self._log = log
-        self.undisturbed = Undisturbed()
-        self._constructing = threading.current_thread()
-        self.has_descriptors = _may_open(4 * size)
+        self._constructing: "Optional[threading.Thread]" = threading.current_thread()
         self.workers: "List[WorkerProcess]" = []
-        self.broken = ""  # why it is
+        #: why the pool is broken; empty if it is not
+        self.broken = ""
+        self._cause: "Optional[BaseException]" = None
         self._is_stopped = False
-        # For the list of workers, and whether it may still change.
-        self._settling = threading.Lock()
-        self._is_lazy = False  # whether workers start without the initializer
-        self._in_vain = 0  # how many workers in a row have left before it
+        self._lock = threading.Lock()
+        self._has_failed_to_start = False
+        self._has_exited_initializing = False
+        self._exited_at_start = 0  # how many workers in a row
         self._generation = 0
 
-    # -- Starts --------------------------------------------------------------------
+    def constructed(self) -> None:
+        """Called when the constructor of the pool is about to return."""
+        self._constructing = None
 
-    def hire(self, make_process: "Callable[..., Any]") -> "Any":
-        """Make a worker, which is not started yet, or find that none can be.
+    def is_constructing(self) -> bool:
+        """Return whether this thread is constructing the pool."""
+        return threading.current_thread() is self._constructing
 
-        :param make_process: makes the process, of the end of a pipe for its results, its
-            record, and whether it is to start without the initializer
+    # -- Start, in the worker handler ------------------------------------------------------
+
+    def create(self, make_process: "Callable[[Channel], Any]") -> "Any":
+        """Return a worker that is not started yet.
+
+        :param make_process: makes the process, of the argument that is completed at its start
+        """
+        self.reap()
+        if self.broken or self._is_stopped:
+            return Vacancy()
+        channel = Channel()
+        return WorkerProcess(self, make_process(channel), channel)
+
+    def start(self, worker: WorkerProcess) -> bool:
+        """Start a worker, and return whether it has been started.
+
+        While other workers are alive it is attempted again and again, since a system that
+        has no process or descriptor to spare may have one a moment later.
+
+        :raises Exception: what starting a process raises, in the constructor of the pool
         """
         try:
-            pipe = self._ctx.Pipe(duplex=False)
-        except OSError as error:
-            return self._vacancy(error)
-        record = self._records.acquire()
-        process = make_process(pipe[1], record, self._is_lazy)
-        self._template.adopt(process)
-        return WorkerProcess(self, process, record, pipe, self._generation)
+            return self._start(worker)
+        except Exception as error:
+            if self.is_constructing():
+                raise
+            # An exception would end the worker handler.
+            self.break_pool(f"{error!r} while a worker was started", error)
+            return False
 
-    @contextlib.contextmanager
-    def starts(self, worker: WorkerProcess) -> "Iterator[bool]":
-        """Take notice of a worker while it starts, and tell whether it may."""
-        with self.undisturbed:
-            if not self._is_stopped:
-                self.workers.append(worker)
-            yield not self._is_stopped
+    def _start(self, worker: WorkerProcess) -> bool:
+        pause = _FIRST_PAUSE
+        while not (self.broken or self._is_stopped):
+            try:
+                with self._section:
+                    self._start_once(worker)
+                self._has_failed_to_start = False
+                return True
+            except Exception as error:
+                if self.is_constructing():
+                    self._raise_in_constructor(error)
+                if not self._can_wait(error):
+                    return False
+            self._pause(pause)
+            pause = min(2 * pause, _LAST_PAUSE)
+            if not self._standard.needs_workers():
+                return False
+        return False
 
-    def has_started(self, worker: WorkerProcess) -> None:
-        self._collector.has_started(worker, threading.current_thread() is self._constructing)
+    def _start_once(self, worker: WorkerProcess) -> None:
+        channel = worker.channel
+        worker.reader, channel.writer = self._ctx.Pipe(duplex=False)
+        record = None
+        try:
+            record = channel.record = self._records.acquire()
+            channel.is_lazy = (
+                self._has_exited_initializing and not record.records.integers[INITIALIZED]
+            )
+            worker.generation = self._generation
+            self._template.adopt(worker.process)
+            with self._collector.unpickling:
+                worker.process.start()
+        except BaseException:
+            worker.reader.close()
+            if record is not None:
+                self._records.release(record)
+            raise
+        finally:
+            channel.writer.close()
+        worker.watch_process()
+        with self._lock:
+            self.workers.append(worker)
+            if self._is_stopped:
+                worker.terminate()
+        self._collector.has_started(worker, self.is_constructing())
 
-    def could_not_start(self, worker: WorkerProcess, error: Exception) -> Vacancy:
-        self.workers.remove(worker)
-        self._records.release(worker.record)
-        worker.reader.close()
-        return self._vacancy(error)
+    def _is_lazy(self, record: "Record") -> bool:
+        """Return whether a worker is to call the initializer only when it has a task.
 
-    def _vacancy(self, error: Exception) -> Vacancy:
-        if threading.current_thread() is self._constructing:
-            self._template.close()
-            if isinstance(error, (ConnectionError, EOFError)):  # from Python 3.13.1
-                # A fork server that imports the main module leaves as a worker would.
-                raise WorkerLostError(f"no worker could be started. {LIKELY_CAUSE}") from error
-            raise error
-        why = f"a worker could not be started: {error!r}"
-        if any(worker.exitcode is None for worker in self.workers):
-            # Those that there are go on, and when one leaves, this is tried again.
-            self._log(why)
-            return Vacancy(UNKNOWN)
-        self.break_(why)
-        return Vacancy()
+        After a worker has exited in the initializer, an idle pool would otherwise start
+        workers again and again.  This ends when the initializer has succeeded in a worker.
+        """
+        return self._has_exited_initializing and not record.records.integers[INITIALIZED]
 
-    # -- Those who have left ---------------------------------------------------------
+    def _raise_in_constructor(self, error: Exception) -> None:
+        self._template.close()
+        if isinstance(error, (ConnectionError, EOFError)):
+            # Since Python 3.13.1 a fork server imports the main module, and exits as a
+            # worker would.
+            raise WorkerLostError(
+                f"no worker could be started. {startup_failure_hint()}"
+            ) from error
+        raise error
 
-    def settle(self) -> bool:
-        """See which workers have left, and put in order what they had in their hands.
+    def _can_wait(self, error: Exception) -> bool:
+        """Return whether a worker that could not be started may be started later."""
+        reason = f"a worker could not be started: {error!r}"
+        if not any(worker.exitcode is None for worker in self.workers):
+            self.break_pool(reason, error)
+            return False
+        if not self._has_failed_to_start:
+            self._has_failed_to_start = True
+            self._log(reason)
+        return True
 
-        :returns: whether others are to come
+    def _pause(self, seconds: float) -> None:
+        """Wait until a worker exits or the pool is closed, but not longer than *seconds*."""
+        waited: "List[Any]" = [worker.sentinel for worker in self.workers]
+        notifier = self._standard.change_notifier()
+        if notifier is not None:
+            waited.append(notifier._reader)
+        self._wait(waited, seconds)
+        while notifier is not None and not notifier.empty():
+            notifier.get()
+        self.reap()
+
+    # -- Reap, in the worker handler or the task handler -----------------------------------
+
+    def reap(self, candidates: "Optional[List[WorkerProcess]]" = None) -> None:
+        """Reap workers that have exited, and recover the locks and messages they held.
+
+        :param candidates: the workers to look at, by default all
         """
         try:
-            with self.undisturbed, self._settling:
-                left = [worker for worker in self.workers if worker.exitcode is not None]
-                # Who was reading has the lock of the pipe, for sure.
-                for worker in sorted(left, key=lambda worker: worker.record.state != READING):
-                    if not self._is_stopped:
-                        self._make_sure_it_left(worker)
-                        self.workers.remove(worker)
-                        self._settle(worker)
-        except Exception as error:  # or nobody would look after the workers any more
-            self.break_(f"{error!r} where a worker had left")
-        return not (self.broken or self._is_stopped)
+            with self._section, self._lock:
+                workers = self.workers if candidates is None else candidates
+                exited = [worker for worker in workers if worker.exitcode is not None]
+                # A worker that exited while reading certainly holds the lock of the pipe.
+                for worker in sorted(exited, key=lambda worker: worker.record.state != READING):
+                    if self._is_stopped or worker not in self.workers:
+                        continue
+                    self._ensure_exit(worker)
+                    self.workers.remove(worker)
+                    self._recover(worker)
+        except Exception as error:
+            # Otherwise nothing would reap workers any more.
+            self.break_pool(f"{error!r} while an exited worker was reaped", error)
 
-    def _settle(self, worker: WorkerProcess) -> None:
+    def _recover(self, worker: WorkerProcess) -> None:
         state, number = worker.record.read()
         if state in (WAITING, READING, HOLDING):
             has_task = self._tasks.recover(worker.record, self._states)
@@ -191,100 +249,115 @@ class Workforce:
             has_task = state in (INITIALIZING, RUNNING)
         if has_task and not self.broken:
             worker.lost = number
-        if state == INITIALIZING and not number:
-            self._is_lazy = True
+        if state == INITIALIZING:
+            self._has_exited_initializing = True
+            worker.record.records.integers[INITIALIZED] = 0
         self._records.release(worker.record)
         self._collector.has_left(worker)
-        if state != STARTING:
-            self._in_vain = self._generation = 0
+        if state == STARTING:
+            self._count_exit_at_start(worker)
         else:
-            self._count(worker)
+            self._exited_at_start = self._generation = 0
 
-    def _count(self, worker: WorkerProcess) -> None:
-        """Take notice of a worker that has left before it could do anything."""
-        self._in_vain += 1
+    def _count_exit_at_start(self, worker: WorkerProcess) -> None:
+        """Break the pool if too many workers in a row exit before they run any code of ours."""
+        self._exited_at_start += 1
         self._generation = max(self._generation, worker.generation + 1)
-        enough = self._size if worker.exitcode >= 0 else _MANY
-        if self._in_vain >= enough and self._generation >= _GENERATIONS and not any(self._states()):
-            self.break_(
-                f"{self._in_vain} workers in a row left before they could do anything, "
-                f"at last {worker}. {LIKELY_CAUSE}"
+        was_killed = worker.exitcode is not None and worker.exitcode < 0
+        enough = _MAX_KILLED_AT_START if was_killed else self._standard.size()
+        if (
+            self._exited_at_start >= enough
+            and self._generation >= _MAX_GENERATIONS
+            and all(state == STARTING for state in self._states())
+        ):
+            self.break_pool(
+                f"{self._exited_at_start} workers in a row exited while they were starting; the "
+                f"last: {worker}. {startup_failure_hint()}"
             )
 
     def _states(self) -> "List[int]":
         return [worker.record.state for worker in self.workers]
 
-    def _states_of_the_living(self) -> "List[int]":
+    def _states_of_living(self) -> "List[int]":
         return [worker.record.state for worker in self.workers if worker.is_alive()]
 
-    def _make_sure_it_left(self, worker: WorkerProcess) -> None:
-        """Kill a worker that only seems to have left.
+    def _ensure_exit(self, worker: WorkerProcess) -> None:
+        """Kill a worker that only seems to have exited.
 
-        Where a fork server is killed, all its processes are said to have left with
-        exit code 255, and go on.
+        If a fork server is killed, all its processes are reported to have exited with code
+        255, although they are still running.
         """
-        if worker.exitcode == UNKNOWN and getattr(worker._popen, "method", "") == "forkserver":
+        is_from_fork_server = getattr(worker._popen, "method", "") == "forkserver"
+        if worker.exitcode == UNKNOWN_EXITCODE and is_from_fork_server and hasattr(select, "poll"):
             poller = select.poll()
-            poller.register(worker.reader, 0)  # it tells of a hangup
+            poller.register(worker.reader, 0)  # reports a hangup only
             if not poller.poll(0):
                 try:
                     os.kill(worker.pid, signal.SIGKILL)
-                except ProcessLookupError:  # at this moment
+                except ProcessLookupError:  # race: it has just exited
                     return
-                poller.poll(1000 * _PATIENCE)
+                poller.poll(1000 * _HANGUP_TIMEOUT)
 
-    # -- The end ---------------------------------------------------------------------
+    # -- End, in any thread ------------------------------------------------------------------
 
-    def break_(self, why: str) -> None:
-        """End all tasks, now and later, with an error that says why."""
-        self.broken = "the pool is broken: " + why
+    def break_pool(self, reason: str, cause: "Optional[BaseException]" = None) -> None:
+        """Fail all tasks, pending and later ones, with :exc:`WorkerLostError`.
+
+        :param reason: completes "the pool is broken: "
+        :param cause: becomes the ``__cause__`` of the exceptions
+        """
+        if self.broken:
+            return
+        self._cause = cause
+        self.broken = "the pool is broken: " + reason
         self._tasks.close()
-        self._collector.fail_all(self.broken)
+        self._collector.fail_all(self.broken_error)
         self._log(self.broken)
-        for worker in self.workers:
+        for worker in list(self.workers):
             worker.terminate()
         if os.name != "posix":
-            for worker in self.workers:
+            for worker in list(self.workers):
                 worker.join()
         self._tasks.let_go()
 
-    def see_off(self) -> None:
-        """Wait until all workers, which have been dismissed, have left; some may be killed."""
-        while self.workers and not self._is_stopped:
-            sentinels = [worker.sentinel for worker in self.workers]
-            left = set(self._wait(sentinels, _TIME_TO_LEAVE if self.broken else None))
-            for worker in list(self.workers):
-                if worker.sentinel in left:
-                    worker.join()  # its sentinel may tell of it a moment before
-                elif not left:
-                    worker.kill()  # it ignores SIGTERM
-            self.settle()
+    def broken_error(self) -> WorkerLostError:
+        """Return the exception of a task of a broken pool."""
+        error = WorkerLostError(self.broken)
+        error.__cause__ = self._cause
+        return error
 
-    def end(self) -> None:
-        """End all workers, and start no others."""
-        with self._settling:
-            self._is_stopped = True
-        self._tasks.close()
-        for worker in self.workers:
-            if worker.exitcode is None:
-                worker.terminate()
-        deadline = time.monotonic() + _TIME_TO_LEAVE
-        for worker in self.workers:
-            while worker.exitcode is None:
-                worker.join(0.1)
-                self._tasks.free_lock(self._states_of_the_living)
+    def wait_for_exit(self) -> None:
+        """Wait until all workers, which have received sentinels, have exited.
+
+        Some may be killed meanwhile, while they hold the lock that the others wait for.
+        """
+        deadline = time.monotonic() + TERMINATION_TIMEOUT
+        while self.workers and not self._is_stopped:
+            worker = self.workers[0]
+            worker.join(_REAP_INTERVAL)
+            if worker.exitcode is not None:
+                self.reap([worker])
+            else:
+                self.reap()
                 if self.broken and time.monotonic() > deadline:
                     worker.kill()
-            self._make_sure_it_left(worker)
-        # The stock function takes this lock.
-        self._tasks.free_lock(self._states_of_the_living)
 
-
-def _may_open(count: int) -> bool:
-    """Tell whether this process may open so many descriptors, besides others."""
-    if os.name != "posix":
-        return True
-    import resource
-
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most == resource.RLIM_INFINITY or count + 64 < most
+    def terminate(self) -> None:
+        """Terminate all workers, and start no others."""
+        with self._lock:
+            self._is_stopped = True
+        self._tasks.close()
+        workers = list(self.workers)
+        for worker in workers:
+            if worker.exitcode is None:
+                worker.terminate()
+        deadline = time.monotonic() + TERMINATION_TIMEOUT
+        for worker in workers:
+            while worker.exitcode is None:
+                worker.join(_REAP_INTERVAL)
+                self._tasks.free_lock(self._states_of_living)
+                if time.monotonic() > deadline:
+                    worker.kill()
+            self._ensure_exit(worker)
+        # The standard function acquires this lock.
+        self._tasks.free_lock(self._states_of_living)

@@ -1,15 +1,40 @@
-"""The exception of a task whose worker exited."""
+"""The exception of a task whose worker exited before the task had finished."""
 
 from multiprocessing import ProcessError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional, Tuple
+
 
 class WorkerLostError(ProcessError):
-    """The outcome of a task whose worker left before it had finished.
+    """Raised for a task whose worker exited before the task had finished.
 
-    The text says which worker it was and how it left.  The task may have run in
-    part, or not at all.  When a pool breaks, and when it is terminated, this is the
-    outcome of all its tasks that are left.
+    The message says which worker exited and how.  The task may have run in part, or not
+    at all.  All pending tasks fail with this exception when their pool breaks or is
+    terminated.
+
+    :param message: the reason, in a sentence
+    :param exitcode: exit code of the worker, as
+        :attr:`multiprocessing.Process.exitcode`; None if no worker exited
+    :param pid: process identifier of the worker; None if no worker exited
+    :param name: name of the worker; None if no worker exited
     """
+
+    def __init__(
+        self,
+        message: str = "",
+        exitcode: "Optional[int]" = None,
+        pid: "Optional[int]" = None,
+        name: "Optional[str]" = None,
+    ) -> None:
+        super().__init__(message)
+        self.exitcode = exitcode
+        self.pid = pid
+        self.name = name
+
+    def __reduce__(self) -> "Tuple[Callable[..., WorkerLostError], Tuple[object, ...]]":
+        return type(self), (*self.args, self.exitcode, self.pid, self.name)
 
 
 WorkerLostError.__module__ = "multiprocessing_initret"

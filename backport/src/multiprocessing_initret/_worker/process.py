@@ -4,8 +4,16 @@ import io
 import struct
 
 from .._shared.packages import module
-from .._shared.record import HOLDING, INITIALIZING, MESSAGES_READ, READING, RUNNING, WAITING
-from .tasks import Tasks, explained, raise_
+from .._shared.record import (
+    HOLDING,
+    INITIALIZED,
+    INITIALIZING,
+    MESSAGES_READ,
+    READING,
+    RUNNING,
+    WAITING,
+)
+from .tasks import Tasks, explain_missing_name, raise_error, run_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,18 +40,19 @@ class RecordedTasks(Tasks):
     number = 0
 
     def __init__(
-        self, package: str, inqueue: "Any", shared: "Shared", is_lazy: bool, record: "Record"
+        self, package: str, inqueue: "Any", initargs: "Shared", hint: str, channel: "Any"
     ) -> None:
         self._loads = module(package, "reduction").ForkingPickler.loads
-        self._record = record
-        super().__init__(package, inqueue, shared, is_lazy)
+        self._record: "Record" = channel.record
+        super().__init__(package, inqueue, initargs, hint, channel.is_lazy)
 
     def _initialize(self) -> None:
         self._record.set(INITIALIZING, self.number)
         super()._initialize()
+        self._record.records.integers[INITIALIZED] = 1
         self._record.set(RUNNING, self.number)
 
-    def _receive(self) -> "Callable[[], Any]":
+    def _receive_function(self) -> "Callable[[], Any]":
         return self._receive_recorded
 
     def _receive_recorded(self) -> "Optional[_Task]":
@@ -68,7 +77,7 @@ class RecordedTasks(Tasks):
             task: "Optional[_Task]" = self._loads(message)
             return task
         except Exception as error:
-            return 0, 0, raise_, (explained(error),), {}
+            return 0, 0, raise_error, (explain_missing_name(error, self._hint),), {}
 
 
 class Results:
@@ -104,19 +113,26 @@ class Results:
         self._send(buffer.getbuffer())
 
 
-def run_recorded(
+def run_process(
     package: str,
     target: "Callable[..., object]",
+    args: "Tuple[Any, ...]",
     inqueue: "Any",
-    writer: "Any",
-    shared: "Shared",
-    is_lazy: bool,
-    record: "Record",
-    *args: "Any",
+    channel: "Any",
+    initargs: "Shared",
+    hint: str,
 ) -> None:
-    """Do as :func:`run` in a process, keep its record, and send results by its own pipe."""
-    tasks = RecordedTasks(package, inqueue, shared, is_lazy, record)
+    """Run a worker process."""
+    tasks = RecordedTasks(package, inqueue, initargs, hint, channel)
     try:
-        target(tasks, Results(package, writer, tasks), tasks.initialize, (), *args)
+        run_loop(
+            package,
+            target,
+            args,
+            inqueue=tasks,
+            outqueue=Results(package, channel.writer, tasks),
+            initializer=tasks.initialize,
+            initargs=(),
+        )
     finally:
-        tasks.forget()
+        tasks.clear()

@@ -1,155 +1,219 @@
-"""What runs in a worker: the pool's own loop, its tasks bound to initret."""
+"""What runs in every worker: the pool's own loop, with each task bound to initret.
 
-from .._shared.packages import module
+The pool's loop, ``multiprocessing.pool.worker()``, runs unchanged.  It receives a
+:class:`Tasks` in place of its task queue, and so receives tasks that are bound to initret,
+the object that the initializer returned in this worker.
+"""
+
+import contextlib
+
+from .._shared.packages import module, parameters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
     from .._shared.initargs import Shared
 
-    _Task = Tuple[int, int, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
+    Task = Tuple[int, int, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
 
-
-# Stands for "no initret yet", since None is a value an initializer may return.
+# Marks a worker whose initializer has not returned yet; None is a valid initret.
 _NO_INITRET: "Any" = object()
 
 
-def raise_(error: Exception) -> None:
+# The parent sends these three as the functions of tasks, in place of the functions that
+# multiprocessing.pool has for the same purposes.
+
+
+def map_chunk(args: "Any") -> "Any":
+    """Stand for ``[func(item) for item in chunk]``, where ``args`` is ``(func, chunk)``."""
+    raise NotImplementedError("Tasks binds this to initret")
+
+
+def starmap_chunk(args: "Any") -> "Any":
+    """Stand for ``[func(*item) for item in chunk]``, where ``args`` is ``(func, chunk)``."""
+    raise NotImplementedError("Tasks binds this to initret")
+
+
+def raise_error(error: Exception) -> None:
+    """Raise an exception as the result of a task."""
     raise error
 
 
-def explained(error: Exception) -> Exception:
-    """Say what to do about a name that is not in the worker's main module."""
+def explain_missing_name(error: Exception, hint: str) -> Exception:
+    """Return an exception that says why a name is missing from the worker's main module.
+
+    :param error: raised by unpickling; any other exception is returned unchanged
+    :param hint: the likely cause, as the parent knows it
+    """
     text = str(error)
-    if isinstance(error, AttributeError) and "_main__'" in text:
-        error = AttributeError(
-            text + ": what is typed into an interpreter or a notebook, or defined under "
-            '`if __name__ == "__main__":`, is not there in a worker that was not forked. Put '
-            "it into a module of its own, or use the fork start method, or multiprocess "
-            'with multiprocessing_initret.install("multiprocess")'
-        ).with_traceback(error.__traceback__)
-    return error
+    if not isinstance(error, AttributeError) or "_main__'" not in text:
+        return error
+    return AttributeError(f"{text}: {hint}").with_traceback(error.__traceback__)
 
 
 class Tasks:
-    """The task queue of one worker, as that worker's loop sees it."""
+    """Task queue of one worker, as the pool's loop in that worker sees it.
 
-    def __init__(self, package: str, inqueue: "Any", shared: "Shared", lazy: bool = False) -> None:
-        self._pool = module(package, "pool")
+    Owned by the worker: nothing here is shared with another process or thread.
+
+    :param package: the package of the pool
+    :param inqueue: the queue that the pool's loop would use
+    :param initargs: the initializer and its arguments
+    :param hint: says why a name may be missing from the main module
+    :param is_lazy: whether the initializer is called only when there is a task
+    """
+
+    def __init__(
+        self,
+        package: str,
+        inqueue: "Any",
+        initargs: "Shared",
+        hint: str = "",
+        is_lazy: bool = False,
+    ) -> None:
+        self._package = package
         self._inqueue = inqueue
-        self._shared = shared
-        self._lazy = lazy
+        self._initargs = initargs
+        self._hint = hint
+        self._is_lazy = is_lazy
         self._initret = _NO_INITRET
         self._keyword: "Dict[str, Any]" = {}
         self.get, self.current = self._make_get()
 
     def __getattr__(self, name: str) -> "Any":
-        # The loop closes the pipe's end that it does not use, if there is one.
+        # The pool's loop closes the end of the pipe that it does not use.
         return getattr(self._inqueue, name)
 
-    def _make_get(self) -> "Tuple[Callable[[], Optional[_Task]], Callable[[], Optional[_Task]]]":
-        # Closures, for in a ThreadPool a task that does nothing takes two microseconds,
-        # and each attribute of self one or two hundredths of that.
-        receive, keyword = self._receive(), self._keyword
-        # By these the loop's own functions are told from those of the caller.
-        mapstar, starmapstar = self._pool.mapstar, self._pool.starmapstar
-        reraise = self._pool._helper_reraises_exception
-        bound_mapstar, bound_starmapstar, bound = self._map, self._starmap, self._apply
+    def _make_get(self) -> "Tuple[Callable[[], Optional[Task]], Callable[[], Optional[Task]]]":
+        """Return ``get``, which the pool's loop calls, and ``current``, which returns its task."""
+        # Closures, because an attribute of self costs one or two hundredths of the time
+        # that a task takes in a ThreadPool.
+        receive, keyword = self._receive_function(), self._keyword
+        run_map, run_starmap, run_call = self._map, self._starmap, self._call
 
-        task: "Optional[_Task]" = None
+        task: "Optional[Task]" = None
 
-        def current() -> "Optional[_Task]":
+        def current() -> "Optional[Task]":
             return task
 
-        def get() -> "Optional[_Task]":
+        def get() -> "Optional[Task]":
             nonlocal task
-            task = None  # not to keep what is done
+            task = None  # or the last task would stay alive while this one is awaited
             task = receive()
             if task is None:
                 return None
             job, i, func, args, kwds = task
-            if func is mapstar:
-                return job, i, bound_mapstar, args, kwds
-            if func is starmapstar:
-                return job, i, bound_starmapstar, args, kwds
-            if func is reraise or func is raise_:
+            if func is map_chunk:
+                return job, i, run_map, args, kwds
+            if func is starmap_chunk:
+                return job, i, run_starmap, args, kwds
+            if func is raise_error:
                 return task
             if keyword and not kwds:
                 return job, i, func, args, keyword
-            # Whatever is raised then, Python's own TypeError for a second initret among
-            # others, is the task's outcome.
-            return job, i, bound, (func, args, kwds), {}
+            # The call is made inside the task, so that an exception of the initializer, or
+            # Python's TypeError for a second initret, is the exception of the task.
+            return job, i, run_call, (func, args, kwds), {}
 
         return get, current
 
-    def _receive(self) -> "Callable[[], Any]":
-        """Return the function that takes a task from the queue."""
+    def _receive_function(self) -> "Callable[[], Any]":
+        """Return the function that receives a task from the queue."""
         receive: "Callable[[], Any]" = self._inqueue.get
         return receive
 
     def _initialize(self) -> None:
         try:
-            initializer, *initargs = self._shared.load()
+            initializer, *initargs = self._initargs.load()
         except AttributeError as error:
-            raise explained(error) from None
+            raise explain_missing_name(error, self._hint) from None
         self._initret = initializer(*initargs)
         self._keyword["initret"] = self._initret
 
-    def forget(self) -> None:
-        """Drop initret, and what finalizes it runs.
+    def clear(self) -> None:
+        """Release initret, so that its finalizers run.
 
-        What is here refers to itself, and a forked worker ends without collecting that.
+        This object refers to itself, and a forked worker exits without collecting garbage.
         """
         vars(self).clear()
 
     def initialize(self) -> None:
-        """Stand in for the initializer: keep what it returns, survive its failure.
+        """Stand in for the initializer of the pool: keep its result, survive its exception.
 
-        A worker that left would be replaced for ever and no caller would see
-        the error; a thread would not even be replaced.
+        A worker that exited would be replaced again and again, and no caller would see the
+        exception; a thread would not even be replaced.
         """
-        if not self._lazy:
+        if not self._is_lazy:
             try:
                 self._initialize()
-            except Exception as error:
-                self._pool.util.info("initializer failed, the next task runs it again: %r", error)
+            except Exception:
+                self._log_failure()
+
+    def _log_failure(self) -> None:
+        # logging prints warnings to stderr if a logger has no handlers, as that of
+        # multiprocessing by default.  A handler of the program's own may raise an exception.
+        with contextlib.suppress(Exception):
+            module(self._package, "util").get_logger().warning(
+                "initializer failed; it will be called again for the next task", exc_info=True
+            )
 
     def _get_initret(self) -> "Any":
         if self._initret is _NO_INITRET:
             self._initialize()
         return self._initret
 
-    def _apply(self, func: "Callable[..., Any]", args: "Any", kwds: "Any") -> "Any":
+    def _call(self, func: "Callable[..., Any]", args: "Any", kwds: "Any") -> "Any":
         return func(*args, **kwds, initret=self._get_initret())
 
-    def _map(self, args: "Any") -> "Any":
-        func, batch = args
+    def _map(self, args: "Any") -> "List[Any]":
+        func, chunk = args
         initret = self._initret
         if initret is _NO_INITRET:
             initret = self._get_initret()
-        if len(batch) == 1:
-            # Until Python 3.11 the comprehension is one more call, and takes as long.
-            return [func(batch[0], initret=initret)]
-        return [func(x, initret=initret) for x in batch]
+        if len(chunk) == 1:
+            # Before Python 3.12 a comprehension is a call of its own, which costs as much.
+            return [func(chunk[0], initret=initret)]
+        return [func(item, initret=initret) for item in chunk]
 
-    def _starmap(self, args: "Any") -> "Any":
-        func, batch = args
+    def _starmap(self, args: "Any") -> "List[Any]":
+        func, chunk = args
         initret = self._get_initret()
-        return [func(*x, initret=initret) for x in batch]
+        return [func(*item, initret=initret) for item in chunk]
 
 
-def run(
+def run_loop(
+    package: str, target: "Callable[..., object]", args: "Tuple[Any, ...]", **replacements: "Any"
+) -> None:
+    """Run a worker's target, ``worker()`` or a subclass's own, with some arguments replaced.
+
+    :param args: its arguments, in the order of the parameters of ``worker()``
+    :param replacements: arguments by the names of these parameters
+    """
+    names = parameters(module(package, "pool").worker)
+    target(*(replacements.get(name, arg) for name, arg in zip(names, args)), *args[len(names) :])
+
+
+def run_worker(
     package: str,
     target: "Callable[..., object]",
+    args: "Tuple[Any, ...]",
     inqueue: "Any",
     outqueue: "Any",
-    shared: "Shared",
-    *args: "Any",
+    initargs: "Shared",
+    hint: str,
 ) -> None:
-    """Run a worker's own target, stock or a subclass's, with tasks bound to initret."""
-    tasks = Tasks(package, inqueue, shared)
+    """Run a worker of a pool that has queues of its own."""
+    tasks = Tasks(package, inqueue, initargs, hint)
     try:
-        target(tasks, outqueue, tasks.initialize, (), *args)
+        run_loop(
+            package,
+            target,
+            args,
+            inqueue=tasks,
+            outqueue=outqueue,
+            initializer=tasks.initialize,
+            initargs=(),
+        )
     finally:
-        tasks.forget()
+        tasks.clear()

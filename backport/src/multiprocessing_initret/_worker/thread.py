@@ -1,11 +1,11 @@
 """What runs in a worker that is a thread."""
 
 from .._shared.errors import WorkerLostError
-from .tasks import Tasks
+from .tasks import Tasks, run_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional
+    from typing import Any, Callable, Tuple
 
     from .._shared.initargs import Shared
 
@@ -13,29 +13,43 @@ if TYPE_CHECKING:
 def run_thread(
     package: str,
     target: "Callable[..., object]",
+    args: "Tuple[Any, ...]",
     inqueue: "Any",
     outqueue: "Any",
-    shared: "Shared",
-    *args: "Any",
+    initargs: "Shared",
+    hint: str,
 ) -> None:
-    """Do as :func:`run` in a thread, and go on after what would end it.
+    """Run a worker that is a thread, and continue after an exception that would end it.
 
-    The loop catches every Exception.  A SystemExit would end the thread, which
-    nobody replaces, and its task with it.
+    The pool's loop catches every ``Exception`` of a task.  A ``SystemExit`` or
+    ``KeyboardInterrupt`` would end the thread, which no other would replace, and the task
+    would hang.
     """
-    tasks = Tasks(package, inqueue, shared)
-    initialize: "Optional[Callable[[], None]]" = tasks.initialize
+    tasks = Tasks(package, inqueue, initargs, hint)
+    initialize: "Callable[[], None]" = tasks.initialize
     while True:
         try:
-            target(tasks, outqueue, initialize, (), *args)
-            tasks.forget()
+            run_loop(
+                package,
+                target,
+                args,
+                inqueue=tasks,
+                outqueue=outqueue,
+                initializer=initialize,
+                initargs=(),
+            )
+            tasks.clear()
             return
         except Exception:  # of a subclass's own target
             raise
         except BaseException as error:
-            initialize = None
+            initialize = _do_nothing  # the next task calls the initializer
             task = tasks.current()
             if task is not None:
                 lost = WorkerLostError(f"the task raised {error!r}, which would end its thread")
                 lost.__cause__ = error
                 outqueue.put((*task[:2], (False, lost)))
+
+
+def _do_nothing() -> None:
+    pass

@@ -1,0 +1,66 @@
+"""What a program is told when its workers cannot import its main module, or a name from it."""
+
+import os
+import sys
+
+_ADVICE = (
+    "move it to a module, or use multiprocessing.get_context('fork').Pool where there is fork, or "
+    "multiprocess with multiprocessing_initret.install('multiprocess')"
+)
+
+
+def _is_read_from_stdin(main: object) -> bool:
+    # The value of __file__ depends on the version of Python.
+    name = os.path.basename(getattr(main, "__file__", None) or "")
+    return name in ("<stdin>", "stdin") or (not name and sys.argv[:1] in (["-"], [""]))
+
+
+def missing_name_hint() -> str:
+    """Return why a function of the main module may be missing in non-forked workers."""
+    main = sys.modules.get("__main__")
+    spec_name = getattr(getattr(main, "__spec__", None), "name", None) or ""
+    if spec_name.rpartition(".")[2] == "__main__":
+        return (
+            "workers do not import the __main__.py of a package, directory or zip file run as "
+            f"a program: {_ADVICE}"
+        )
+    if hasattr(sys, "ps1") or hasattr(main, "get_ipython"):
+        return f"workers cannot import what is defined in an interactive session: {_ADVICE}"
+    if sys.argv[:1] == ["-c"]:
+        return f"workers cannot import what is defined by python -c: {_ADVICE}"
+    if _is_read_from_stdin(main):
+        return f"workers cannot import a program that is read from stdin: {_ADVICE}"
+    return (
+        'workers import the main module without what follows `if __name__ == "__main__":`: '
+        f"define it before that line, or {_ADVICE}"
+    )
+
+
+def startup_failure_hint() -> str:
+    """Return why workers may exit before they run any code of this package."""
+    main = sys.modules.get("__main__")
+    if getattr(main, "__file__", None) and _is_read_from_stdin(main):
+        return (
+            "Workers cannot import a program that is read from stdin: write it to a file. "
+            "See stderr"
+        )
+    return (
+        'The pool may have been created without an `if __name__ == "__main__":` guard, or '
+        "importing the main module may have failed; see stderr"
+    )
+
+
+def explain_unpicklable(error: BaseException) -> BaseException:
+    """Return the exception of a task that cannot be sent, with its cause if it is known.
+
+    A function of a main module that has been replaced cannot be pickled: runners such as
+    ``cProfile`` and :func:`runpy.run_path` restore their own when the program has ended,
+    although its threads and its exit handlers continue.
+    """
+    text = str(error)
+    if "__main__" not in text or not ("attribute" in text or "not the same object" in text):
+        return error
+    return type(error)(
+        f"{text}: the main module of the program has ended, or was replaced by a runner; "
+        "define the function in a module"
+    ).with_traceback(error.__traceback__)

@@ -1,0 +1,346 @@
+"""Every private name of ``multiprocessing.pool`` that this package relies on.
+
+The package plugs its own functions into a standard pool: attributes of the instance replace
+the methods that the pool's constructor and its three threads call.  These methods are
+private, and differ between versions of Python:
+
+    name                             versions    note
+    -------------------------------  ----------  ------------------------------------------
+    Pool.Process                     3.3         a static method with a context since 3.8
+    Pool._cache                      2.6         a _PoolCache, which wakes the worker
+                                                 handler when it is empty, since 3.8
+    Pool._change_notifier            3.8         wakes the worker handler
+    Pool._get_sentinels              3.8         what else the worker handler waits for
+    Pool._taskqueue_buffersize_...   3.16        the semaphores of imap(buffersize=)
+    Pool._guarded_task_generation    3.6         has a parameter for such a semaphore since 3.16
+    Pool._terminate_pool             2.6         one more parameter in 3.8 and in 3.16
+    all others in _REQUIRED          3.2
+
+Nothing is bound by position or by the number of arguments.  ``check()`` compares the
+interpreter with this table before the first pool is made.
+"""
+
+import functools
+import platform
+import threading
+import types
+import weakref
+
+from .._shared.packages import module, parameters
+from .._worker.tasks import map_chunk, starmap_chunk
+from .throttle import Throttle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+# Objects of the module, with the parameters that are bound by name (functions), or the names
+# that their code uses (constructors, which set the attributes that we read).
+_REQUIRED = {
+    "worker": ("inqueue", "outqueue", "initializer", "initargs"),
+    "mapstar": (),
+    "starmapstar": (),
+    "ExceptionWithTraceback": (),
+    "RemoteTraceback": (),
+    "MaybeEncodingError": (),
+    "RUN": (),
+    "TERMINATE": (),
+    "Pool.__init__": (
+        *("processes", "initializer", "initargs", "maxtasksperchild", "context"),
+        *("_cache", "_ctx", "_pool", "_processes", "_state", "_taskqueue", "_terminate"),
+        *("_worker_handler", "_task_handler", "_result_handler", "_setup_queues"),
+        *("_repopulate_pool", "_quick_put", "_quick_get", "_terminate_pool", "Process"),
+    ),
+    "ThreadPool.__init__": ("processes", "initializer", "initargs"),
+    "Pool.Process": (),
+    "Pool._setup_queues": ("_inqueue", "_outqueue", "_quick_put", "_quick_get"),
+    "Pool._map_async": ("func", "iterable", "mapper", "chunksize"),
+    "Pool._guarded_task_generation": ("result_job", "func", "iterable"),
+    "Pool._terminate_pool": (
+        *("taskqueue", "inqueue", "outqueue", "pool"),
+        *("worker_handler", "task_handler", "result_handler", "cache"),
+    ),
+    "ApplyResult.__init__": ("_cache", "_job", "_callback", "_error_callback", "_event"),
+    "ApplyResult._set": ("_success", "_value"),
+    "MapResult.__init__": ("_number_left",),
+    "IMapIterator.__init__": ("_cache", "_job", "_cond", "_index", "_length"),
+    "IMapIterator._set": (),
+    "IMapIterator._set_length": (),
+}
+# The same since Python 3.8, and since 3.16 if imap() has the parameter buffersize.
+_REQUIRED_WITH_NOTIFIER = {
+    "_PoolCache.__init__": ("notifier",),
+    "Pool._get_sentinels": ("_change_notifier",),
+    "Pool._terminate_pool": ("change_notifier",),
+}
+_REQUIRED_WITH_BUFFERSIZE = {
+    "Pool.__init__": ("_taskqueue_buffersize_semaphores",),
+    "Pool._guarded_task_generation": ("sema",),
+    "Pool._terminate_pool": ("taskqueue_buffersize_semaphores",),
+    "IMapIterator.__init__": ("_buffersize_sema",),
+}
+_REQUIRED_OF_QUEUES = {"SimpleQueue.__init__": ("_reader", "_writer", "_rlock")}
+
+
+def _missing(namespace: "Any", required: "Dict[str, Tuple[str, ...]]") -> "Iterator[str]":
+    for path, names in required.items():
+        obj = namespace
+        for name in path.split("."):
+            obj = getattr(obj, name, None)
+        # A constructor that install() has replaced, or a class method.
+        obj = getattr(obj, "standard", obj)
+        obj = getattr(obj, "__func__", obj)
+        code = getattr(obj, "__code__", None)
+        if obj is None or (names and code is None):
+            yield f"{namespace.__name__}.{path}"
+        elif names:
+            known = {*code.co_varnames, *code.co_names}
+            for name in names:
+                if name not in known:
+                    yield f"{name} in {namespace.__name__}.{path}"
+
+
+def prepare(pool: "Any") -> None:
+    """Prepare a pool for an exception before its standard constructor has run.
+
+    Since Python 3.8, ``__del__()`` reads this attribute.
+    """
+    pool._state = None
+
+
+@functools.lru_cache(maxsize=None)
+def check(package: str) -> None:
+    """Check that this interpreter has every private name and parameter we rely on.
+
+    :param package: ``multiprocessing`` or the name of a derivative
+    :raises RuntimeError: if it does not, naming what is missing
+    """
+    pool = module(package, "pool")
+    missing = [
+        *_missing(pool, _REQUIRED),
+        *_missing(module(package, "queues"), _REQUIRED_OF_QUEUES),
+    ]
+    if hasattr(pool, "_PoolCache"):
+        missing += _missing(pool, _REQUIRED_WITH_NOTIFIER)
+    if "buffersize" in parameters(pool.Pool.imap):
+        missing += _missing(pool, _REQUIRED_WITH_BUFFERSIZE)
+    if missing:
+        raise RuntimeError(
+            f"expect_initret=True is not supported by {package} of Python "
+            f"{platform.python_version()}, which has no {', no '.join(missing)}: install a newer "
+            "release of multiprocessing-initret, or create the pool without expect_initret"
+        )
+
+
+class StandardPool:
+    """The private attributes of one pool.
+
+    The pool's threads hold this object, and therefore it must not hold the pool: the pool is
+    terminated as soon as nothing else refers to it.
+
+    :param pool: a pool whose constructor is running
+    :param package: the package of the pool
+    """
+
+    def __init__(self, pool: "Any", package: str) -> None:
+        self.module = module(package, "pool")
+        self._weak_pool = weakref.ref(pool)
+        self._replaced: "Dict[str, Callable[[], Any]]" = {}
+
+    # Set the attributes that the constructor and the threads use.
+
+    def replace(self, pool: "Any", **functions: "Any") -> None:
+        """Replace methods by functions, as attributes of the pool."""
+        for name, function in functions.items():
+            method = getattr(pool, name)
+            # A method of the instance would hold the pool; functions and class methods do not.
+            is_bound = isinstance(method, types.MethodType) and method.__self__ is pool
+            self._replaced[name] = weakref.WeakMethod(method) if is_bound else _returning(method)
+            setattr(pool, name, function)
+
+    def standard(self, name: str) -> "Any":
+        """Return the method that :meth:`replace` replaced."""
+        return self._replaced[name]()
+
+    def replace_cache(self, make_class: "Callable[[Any], Any]") -> "Any":
+        """Replace the cache, which maps job numbers to pending results.
+
+        :param make_class: returns a subclass of the class of the standard cache
+        :returns: the new cache
+        """
+        pool: "Any" = self._weak_pool()
+        kwargs = {}
+        if hasattr(pool, "_change_notifier"):  # since Python 3.8
+            kwargs["notifier"] = types.SimpleNamespace(put=self._notifier(pool._change_notifier))
+            # The result pipe of the standard pool is not for the worker handler: it would
+            # wake up again and again while a callback runs.
+            results = getattr(pool._outqueue, "_reader", None)
+            sentinels = [item for item in pool._get_sentinels() if item is not results]
+            pool._get_sentinels = lambda: sentinels
+        cache = pool._cache = make_class(type(pool._cache))(self.is_running, **kwargs)
+        return cache
+
+    def _notifier(self, notifier: "Any") -> "Callable[[None], None]":
+        weak_pool, running = self._weak_pool, self.module.RUN
+
+        def put(_: None) -> None:
+            # The worker handler needs to see an empty cache only when the pool is closing.
+            # Waking it after every task would compete with the thread that submits the next.
+            pool = weak_pool()
+            if pool is None or pool._state != running:
+                notifier.put(None)
+
+        return put
+
+    # Read the state of the pool.
+
+    def is_running(self) -> bool:
+        """Return whether the pool accepts tasks."""
+        pool: "Any" = self._weak_pool()
+        return pool is not None and pool._state == self.module.RUN
+
+    def size(self) -> int:
+        """Return how many workers the pool is to have, which a program may change."""
+        pool: "Any" = self._weak_pool()
+        return 0 if pool is None else pool._processes  # type: ignore[no-any-return]
+
+    def needs_workers(self) -> bool:
+        """Return whether the worker handler is to start replacements."""
+        pool: "Any" = self._weak_pool()
+        if pool is None or not hasattr(pool, "_worker_handler"):
+            return pool is not None
+        state = pool._worker_handler._state
+        return state == self.module.RUN or (pool._cache and state != self.module.TERMINATE)
+
+    def throttle(self, result: "Any", tasks: "Iterator[Any]") -> Throttle:
+        """Return a throttle in place of the semaphore of an ``imap(buffersize=...)``."""
+        pool: "Any" = self._weak_pool()
+        semaphore, room = result._buffersize_sema, 0
+        while semaphore.acquire(False):
+            room += 1
+        set_length = functools.partial(_set_length, pool._cache, result._job)
+        throttle = Throttle(self.is_running, pool._taskqueue.put, set_length, room, tasks)
+        pool._taskqueue_buffersize_semaphores.discard(semaphore)
+        pool._taskqueue_buffersize_semaphores.add(throttle)
+        result._buffersize_sema = throttle
+        # The task handler sets the length when it has sent the first tasks.
+        result._set_length = _ignore
+        return throttle
+
+    def stop_handlers(self, pool: "Any") -> None:
+        """Set the threads to terminate, and wait for the worker handler.
+
+        :param pool: the arguments of ``_terminate_pool()``
+        """
+        pool.worker_handler._state = pool.task_handler._state = self.module.TERMINATE
+        if hasattr(pool, "change_notifier"):
+            pool.change_notifier.put(None)
+        for throttle in list(getattr(pool, "taskqueue_buffersize_semaphores", ())):
+            throttle.release()
+        # Otherwise it would start replacements.
+        if threading.current_thread() is not pool.worker_handler:
+            pool.worker_handler.join()
+
+    def change_notifier(self) -> "Any":
+        """Return the queue that wakes the worker handler; None before Python 3.8."""
+        return getattr(self._weak_pool(), "_change_notifier", None)
+
+    # Bind the arguments of the standard functions by name.
+
+    def bind_worker_args(self, args: "Tuple[Any, ...]") -> "Tuple[Any, Tuple[Any, ...]]":
+        """Return the arguments of ``worker()`` that are replaced in the worker, and all others.
+
+        :returns: the former as attributes; the latter in their order, with None in the
+            places of the former
+        """
+        names = parameters(self.module.worker)
+        replaced = {name: arg for name, arg in zip(names, args) if name in _REQUIRED["worker"]}
+        others = [None if name in replaced else arg for name, arg in zip(names, args)]
+        return types.SimpleNamespace(**replaced), (*others, *args[len(names) :])
+
+    def bind_terminate_args(self, args: "Tuple[Any, ...]") -> "Any":
+        """Return the arguments of ``_terminate_pool()`` as attributes."""
+        function = self.module.Pool._terminate_pool.__func__
+        return types.SimpleNamespace(**dict(zip(parameters(function)[1:], args)))
+
+    def enable_second_terminate(self, *args: "Any") -> None:
+        """Let the pool be terminated once more, after ``terminate()`` was interrupted.
+
+        :param args: the arguments of ``_terminate_pool()``
+
+        ``util.Finalize`` calls its function once only.
+        """
+        pool: "Any" = self._weak_pool()
+        if pool is not None:
+            pool._terminate = self.module.util.Finalize(
+                pool, pool._terminate_pool, args=args, exitpriority=15
+            )
+
+    # Recognize what the standard functions pass on.
+
+    def function_to_send(self, func: "Any") -> "Any":
+        """Return what is sent to a worker as the function of a task."""
+        if func is self.module.mapstar:
+            return map_chunk
+        if func is self.module.starmapstar:
+            return starmap_chunk
+        return func
+
+
+def _returning(value: "Any") -> "Callable[[], Any]":
+    return lambda: value
+
+
+def has_standard_queues(pool: "Any", package: str) -> bool:
+    """Return whether a pool sends tasks and receives results through the standard queues.
+
+    :raises RuntimeError: if it does not, and no subclass has replaced them
+    """
+    kind = module(package, "queues").SimpleQueue
+    is_standard = (
+        type(pool._inqueue) is type(pool._outqueue) is kind
+        and pool._quick_put == pool._inqueue._writer.send
+        and pool._quick_get == pool._outqueue._reader.recv
+    )
+    standard_method = module(package, "pool").Pool._setup_queues
+    if not is_standard and type(pool)._setup_queues is standard_method:
+        raise RuntimeError(
+            f"expect_initret=True does not know the queues of {package} of Python "
+            f"{platform.python_version()}: install a newer release of multiprocessing-initret"
+        )
+    return is_standard
+
+
+def chunks_pending(result: "Any") -> int:
+    """Return how many chunks a ``map()`` still waits for; 0 for other results."""
+    return getattr(result, "_number_left", 0)
+
+
+def is_iterator(result: "Any") -> bool:
+    """Return whether a result is the iterator of an ``imap()``."""
+    return hasattr(result, "_set_length")
+
+
+def _set_length(cache: "Any", job: int, length: int) -> None:
+    result = cache.get(job)
+    if result is not None:
+        type(result)._set_length(result, length)
+
+
+def _ignore(length: int) -> None:
+    pass
+
+
+def silence_waiting_threads(result: "Any") -> None:
+    """Let threads that wait for a result continue to wait when it is completed."""
+    if is_iterator(result):
+        result._cond = threading.Condition(threading.Lock())
+    else:
+        result._event = threading.Event()
+
+
+#: Names of the public methods, which raise an exception in a forked child.
+METHODS: "List[str]" = [
+    *("apply", "apply_async", "map", "map_async", "starmap", "starmap_async"),
+    *("imap", "imap_unordered", "close", "join", "terminate"),
+]

@@ -1,0 +1,74 @@
+"""Tasks of an ``imap(buffersize=...)``, which wait for their consumer and not in a thread.
+
+In Python 3.16 the task handler waits in the semaphore of such an iterator until its consumer
+has received a result.  Meanwhile it sends no task of any other call: a program that makes
+another call before it consumes the iterator hangs.  ``close()`` cancels the tasks that wait.
+"""
+
+import threading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterator
+
+
+class Throttle:
+    """The tasks of one iterator, in place of its semaphore.
+
+    The task handler sends as many tasks as the buffer has room for, and then turns to other
+    calls.  :meth:`release` puts the rest into the task queue again.
+
+    ``_lock`` guards ``_room`` and ``_is_suspended``: the task handler calls
+    :meth:`send_some`, and the consumer, ``close()`` and ``terminate()`` call
+    :meth:`release`.
+
+    :param is_running: returns whether the pool is running
+    :param put: puts tasks into the pool's queue of calls
+    :param set_length: called with the number of tasks when all of them have been sent
+    :param room: how many results may be pending
+    :param tasks: the tasks
+    """
+
+    def __init__(
+        self,
+        is_running: "Callable[[], bool]",
+        put: "Callable[[Any], object]",
+        set_length: "Callable[[int], object]",
+        room: int,
+        tasks: "Iterator[Any]",
+    ) -> None:
+        self._is_running = is_running
+        self._put = put
+        self._set_length = set_length
+        self._tasks = tasks
+        self._lock = threading.Lock()
+        self._room = room
+        self._is_suspended = False
+        self._count = 0
+
+    def send_some(self) -> "Iterator[Any]":
+        """Yield tasks until the buffer is full, or no task is left."""
+        while self._has_room():
+            task = next(self._tasks, None)
+            if task is None:
+                self._set_length(self._count)
+                return
+            self._count += 1
+            yield task
+
+    def _has_room(self) -> bool:
+        with self._lock:
+            # A pool that is closing sends the rest at once, because nobody may consume it.
+            if self._room > 0 or not self._is_running():
+                self._room -= 1
+                return True
+            self._is_suspended = True
+            return False
+
+    def release(self) -> None:
+        """Make room for one task, as the semaphore does."""
+        with self._lock:
+            self._room += 1
+            is_suspended, self._is_suspended = self._is_suspended, False
+        if is_suspended:
+            self._put((self.send_some(), None))
