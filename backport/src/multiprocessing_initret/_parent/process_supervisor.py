@@ -23,12 +23,14 @@ import os
 import sys
 import threading
 import time
+import weakref
 
 from .._shared.errors import WorkerLostError
 from .._shared.packages import module, warn
 from .._shared.record import Records
 from .._worker.process import run_recorded
 from .collector import Collector
+from .critical_section import CriticalSection
 from .result_pipes import result_pipes
 from .supervisor import Supervisor
 from .task_pipe import task_pipe
@@ -59,7 +61,17 @@ class ProcessSupervisor(Supervisor):
         self._log = functools.partial(warn, self._package)
         self._tasks = task_pipe(pool._inqueue)
         pipes = result_pipes(pool._outqueue, self._wait)
-        self._collector = Collector(pipes, self._tasks, self._module, self._pickler, self._log)
+        self._section = CriticalSection()
+        self._collector = Collector(
+            pipes,
+            self._tasks,
+            self._module,
+            self._pickler,
+            self._section,
+            self._ctx.get_start_method() == "fork",
+            self._log,
+            functools.partial(_break_pool, weakref.ref(self)),
+        )
         self._workforce: "Any" = None  # until the first worker is made
         pool._quick_put, pool._quick_get = self.put, self._collector.get
         module(self._package, "util").register_after_fork(self, ProcessSupervisor._after_fork)
@@ -81,7 +93,7 @@ class ProcessSupervisor(Supervisor):
             bound = self._package, target, inqueue, writer, shared, is_lazy, record, *rest
             return self._stock_process()(*context, target=run_recorded, args=bound, **kwds)
 
-        with self._workforce.undisturbed:
+        with self._section:
             return self._workforce.hire(make_process) if self._workforce.settle() else Vacancy()
 
     def _make_workforce(self, shared: "Any") -> Workforce:
@@ -100,6 +112,7 @@ class ProcessSupervisor(Supervisor):
             self._collector,
             self._wait,
             self._log,
+            self._section,
         )
 
     # -- In the thread that handles tasks ----------------------------------------------
@@ -132,7 +145,7 @@ class ProcessSupervisor(Supervisor):
     # -- The end, in any thread ----------------------------------------------------------
 
     def terminate(self, *args: "Any") -> None:
-        if not self._workforce.undisturbed.postpones(self.terminate, *args):
+        if not self._section.postpones(self.terminate, *args):
             super().terminate(*args)
 
     def _before_the_end(self, pool: "Any") -> None:
@@ -167,3 +180,11 @@ class ProcessSupervisor(Supervisor):
             # Or they would stay, with all that is open, until the garbage is collected.
             self._collector.close()
             self._workforce.workers.clear()
+
+
+def _break_pool(supervisor: "Any", error: BaseException, is_final: bool) -> None:
+    self = supervisor()
+    if self is not None:
+        self._workforce.break_(f"{error!r} in the result handler")
+        if is_final:
+            self._cache.fail_all(self._workforce.broken)

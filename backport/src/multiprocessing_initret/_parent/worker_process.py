@@ -69,8 +69,6 @@ class WorkerProcess:
         self.reader, self._writer = pipe
         self.unread = MessageBuffer()
         self.generation = generation
-        #: the number of the task that left with it, if one did
-        self.lost: "Optional[int]" = None
         self._is_child = False  # of this process, not of a fork server
         self._pidfd: "Optional[int]" = None
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .._shared.record import Records
     from .collector import Collector
+    from .critical_section import CriticalSection
     from .task_pipe import TaskPipe
     from .template import Template
 
@@ -45,34 +46,6 @@ LIKELY_CAUSE = (
 )
 
 
-class Undisturbed:
-    """A section of a thread in which the garbage collector does not end the pool.
-
-    It may end it wherever it is: with a lock that others need, or while a worker starts, of
-    which nothing is known yet.  So that is put off until the section has been left.
-    """
-
-    def __init__(self) -> None:
-        self._threads: "List[int]" = []
-        self._postponed: "Any" = None
-
-    def __enter__(self) -> None:
-        self._threads.append(threading.get_ident())
-
-    def __exit__(self, *_: "Any") -> None:
-        self._threads.remove(threading.get_ident())
-        if self._postponed is not None and threading.get_ident() not in self._threads:
-            (function, args), self._postponed = self._postponed, None
-            function(*args)
-
-    def postpones(self, function: "Callable[..., None]", *args: "Any") -> bool:
-        """Tell whether this thread is in the section, and if it is, call a function later."""
-        if threading.get_ident() not in self._threads:
-            return False
-        self._postponed = function, args
-        return True
-
-
 class Workforce:
     """The workers of a pool of processes.
 
@@ -93,6 +66,7 @@ class Workforce:
         collector: "Collector",
         wait: "Any",
         log: "Callable[[str], None]",
+        section: "CriticalSection",
     ) -> None:
         self._ctx = ctx
         self._size = size
@@ -102,7 +76,7 @@ class Workforce:
         self._collector = collector
         self._wait = wait
         self._log = log
-        self.undisturbed = Undisturbed()
+        self.undisturbed = section
         self._constructing = threading.current_thread()
         self.has_descriptors = _may_open(4 * size)
         self.workers: "List[WorkerProcess]" = []
@@ -134,13 +108,13 @@ class Workforce:
     @contextlib.contextmanager
     def starts(self, worker: WorkerProcess) -> "Iterator[bool]":
         """Take notice of a worker while it starts, and tell whether it may."""
-        with self.undisturbed:
+        with self.undisturbed, self._collector.unpickling or contextlib.ExitStack():
             if not self._is_stopped:
                 self.workers.append(worker)
             yield not self._is_stopped
 
     def has_started(self, worker: WorkerProcess) -> None:
-        self._collector.has_started(worker, threading.current_thread() is self._constructing)
+        self._collector.add_worker(worker, threading.current_thread() is self._constructing)
 
     def could_not_start(self, worker: WorkerProcess, error: Exception) -> Vacancy:
         self.workers.remove(worker)
@@ -189,12 +163,13 @@ class Workforce:
             has_task = self._tasks.recover(worker.record, self._states)
         else:
             has_task = state in (INITIALIZING, RUNNING)
-        if has_task and not self.broken:
-            worker.lost = number
+        lost = has_task and not self.broken
         if state == INITIALIZING and not number:
             self._is_lazy = True
         self._records.release(worker.record)
-        self._collector.has_left(worker)
+        self._collector.remove_worker(
+            worker, number if lost else None, WorkerLostError(str(worker)) if lost else None
+        )
         if state != STARTING:
             self._in_vain = self._generation = 0
         else:
@@ -238,15 +213,16 @@ class Workforce:
     def break_(self, why: str) -> None:
         """End all tasks, now and later, with an error that says why."""
         self.broken = "the pool is broken: " + why
-        self._tasks.close()
-        self._collector.fail_all(self.broken)
+        self._tasks.stop_workers(self._records)
+        self._collector.fail_all(WorkerLostError(self.broken))
         self._log(self.broken)
         for worker in self.workers:
             worker.terminate()
+        self._tasks.close()
         if os.name != "posix":
             for worker in self.workers:
                 worker.join()
-        self._tasks.let_go()
+        self._tasks.unblock_sender()
 
     def see_off(self) -> None:
         """Wait until all workers, which have been dismissed, have left; some may be killed."""
@@ -264,7 +240,7 @@ class Workforce:
         """End all workers, and start no others."""
         with self._settling:
             self._is_stopped = True
-        self._tasks.close()
+        self._tasks.stop_workers(self._records)
         for worker in self.workers:
             if worker.exitcode is None:
                 worker.terminate()
@@ -272,12 +248,13 @@ class Workforce:
         for worker in self.workers:
             while worker.exitcode is None:
                 worker.join(0.1)
-                self._tasks.free_lock(self._states_of_the_living)
+                self._tasks.release_abandoned_lock(self._states_of_the_living)
                 if self.broken and time.monotonic() > deadline:
                     worker.kill()
             self._make_sure_it_left(worker)
+        self._tasks.close()
         # The stock function takes this lock.
-        self._tasks.free_lock(self._states_of_the_living)
+        self._tasks.release_abandoned_lock(self._states_of_the_living)
 
 
 def _may_open(count: int) -> bool:
