@@ -1255,7 +1255,7 @@ def test_garbage_collector_ends_the_pool(make, monkeypatch, where):
     if where == "one starts":
         monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", collect)
     else:
-        monkeypatch.setattr(workforce.Workforce, "_make_sure_it_left", collect)
+        monkeypatch.setattr(workforce.Workforce, "_ensure_exit", collect)
     result = pool.apply_async(leave_at_three, (3, "_exit"))
     error = outcome(result)
     assert is_lost(error) and "broken" not in str(error)

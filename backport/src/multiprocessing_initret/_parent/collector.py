@@ -1,81 +1,120 @@
-"""In the parent, in the thread that handles results: what tasks have come to.
+"""Turns the messages of workers, and their deaths, into the results of tasks.
 
-It is a result that a worker has sent, or an error: the worker has left, the pool has
-broken, the task could not be sent.  Other threads do not set errors themselves but tell
-this one, so that of a task's outcomes the first counts, and only that.
+Other threads do not set the result of a task.  They post a call to the result handler thread,
+which decides: a task has the result that comes first, and only that.
 """
 
 import collections
+import contextlib
 import threading
 
-from .._worker.process import RESULT
+from .._shared.messages import RESULT_HEADER, TruncatedMessage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Deque, Optional, Tuple
 
+    from .._shared.messages import Message
+    from .critical_section import CriticalSection
     from .result_pipes import ResultPipes
     from .task_pipe import TaskPipe
     from .worker_process import WorkerProcess
 
-    Outcome = Tuple[int, int, Tuple[bool, Any]]
+    Result = Tuple[int, int, Tuple[bool, Any]]
 
 
 class Collector:
-    """Yields the outcomes of tasks to the pool, one for each task.
+    """Yields the result of each task to the pool, exactly once.
 
-    :param module: the package's ``pool``
-    :param pickler: the package's ``ForkingPickler``
-    :param log: what takes a line for the log
+    It owns the result pipes, the results that are ready, and the calls that other threads have
+    posted.  The result handler thread calls :meth:`get`, which calls the private methods.  Any
+    thread may call the other methods, except :meth:`close`, which is called when the result
+    handler has ended.  The deques need no lock.
+
+    :param pipes: the result pipes
+    :param tasks: the task pipe, which knows the task of each message
+    :param pool_module: ``multiprocessing.pool``
+    :param pickler: ``multiprocessing.reduction.ForkingPickler``
+    :param section: the pool's critical section
+    :param forks: whether this process forks the workers
+    :param log: logs a line
+    :param on_failure: called as ``on_failure(error, is_final)`` after an unexpected exception
+        in the result handler.  It breaks the pool, and :meth:`get` delivers the failed results.
+        If that fails, too, it is called again with ``is_final=True``, and must complete the
+        pending results itself.
     """
+
+    #: Whether all workers have exited and the pool is terminated.  Another thread sets this.
+    is_stopped = False
+
+    #: Lock that is held while a result is unpickled, or None if this process does not fork
+    #: workers.  A worker must not be forked meanwhile: it would inherit the locks of modules
+    #: that are being imported, which nobody would release.
+    unpickling: "Any" = None
 
     def __init__(
         self,
         pipes: "ResultPipes",
         tasks: "TaskPipe",
-        module: "Any",
+        pool_module: "Any",
         pickler: "Any",
+        section: "CriticalSection",
+        forks: bool,
         log: "Callable[[str], None]",
+        on_failure: "Callable[[BaseException, bool], None]",
     ) -> None:
         self._pipes = pipes
         self._tasks = tasks
-        self._module = module
-        self._pickler = pickler
+        self._module = pool_module
+        self._loads = pickler.loads
+        self._section = section
+        if forks:
+            self.unpickling = threading.Lock()
         self._log = log
-        self.unpickling = threading.Lock()
-        # What this thread is to do, from others. In one queue, for a worker may start and
-        # leave while it is busy, and starts before it leaves.
-        self._notes: "Deque[Tuple[Callable[..., None], Tuple[Any, ...]]]" = collections.deque()
-        # This thread's own.
-        self._ready: "Deque[Outcome]" = collections.deque()
-        self._is_ending = False
-        self.is_stopped = False  # by another thread, once it has read all it will
+        self._on_failure = on_failure
+        # One queue for all calls: a worker may start and exit while this thread is busy, and
+        # must be added before it is removed.
+        self._calls: "Deque[Tuple[Callable[..., None], Tuple[Any, ...]]]" = collections.deque()
+        self._ready: "Deque[Result]" = collections.deque()
+        self._is_ending = False  # the pool's sentinel has arrived
+        self._has_failed = False
 
-    def get(self) -> "Optional[Outcome]":
-        """Return the next outcome, as the pool's ``_quick_get`` does; None at the end."""
+    # -- In the result handler thread ------------------------------------------------------
+
+    def get(self) -> "Optional[Result]":
+        """Return the next result, as the pool's ``_quick_get`` does; None at the end.
+
+        :raises EOFError: to make the thread end, if it cannot continue
+        """
         ready = self._ready
-        while not ready:
-            for worker in self._pipes.wait():
-                if worker is not None:
-                    self._receive(worker)
-                elif self._pipes.was_woken_to_end():
-                    self._is_ending = True
-                    return None  # the sentinel, for the pool
-                else:
-                    self._hear()
-                    if not ready and (self._is_ending or self.is_stopped):
-                        # The thread empties this pipe before it ends, and looks
-                        # whether there is more each time.
+        while True:
+            try:
+                while not ready:
+                    if self._wait():
                         return None
-                    # The others are old: one may be that of a new pipe by now, in the place
-                    # of one that was closed, with nothing to read.
-                    break
-        return ready.popleft()
+                return ready.popleft()
+            except BaseException as error:
+                self._handle_failure(error)
 
-    # -- What a worker has sent ----------------------------------------------------
+    def _wait(self) -> bool:
+        """Wait for something to happen; return whether no more results will be ready."""
+        # After a failure, results are not received any more, and the posted calls suffice.
+        for worker in [None] if self._has_failed else self._pipes.wait():
+            if worker is not None:
+                self._receive(worker)
+            elif self._pipes.read_wake_up():
+                self._is_ending = True
+                return True
+            else:
+                self._run_calls()
+                # When the pool ends, the thread calls get() for as long as results are pending.
+                # The rest of the list is out of date: a call may have closed a worker's pipe,
+                # and another worker's may have the same descriptor now.
+                return not self._ready and (self._is_ending or self.is_stopped)
+        return False
 
     def _receive(self, worker: "WorkerProcess") -> bool:
-        """Read what a worker has sent, at least in part; tell whether more may come."""
+        """Read from a worker's pipe; return False at its end."""
         messages = self._pipes.receive(worker)
         if messages is None:
             self._pipes.remove(worker)
@@ -84,21 +123,33 @@ class Collector:
             self._deliver(message)
         return True
 
-    def _deliver(self, message: memoryview) -> None:
-        number, size = RESULT.unpack_from(message)
+    def _deliver(self, message: "Message") -> None:
+        number, size = RESULT_HEADER.unpack_from(message)
         task = self._tasks.pop(number)
-        if task is None:  # at this moment the pool has broken
+        if task is None:
+            # The pool is broken, or the worker has sent two messages for the task.
             return
         try:
-            outcome = self._pickler.loads(message[RESULT.size + size :])
+            if type(message) is TruncatedMessage:
+                raise MemoryError("not enough memory to receive the result")
+            result = self._unpickle(message[RESULT_HEADER.size + size :])
         except BaseException as error:
-            if size or not isinstance(error, Exception):
-                description = bytes(message[RESULT.size : RESULT.size + size])
-                error = self._undelivered(error, description.decode("utf-8"))
-            outcome = False, error
-        self._ready.append((*task, outcome))
+            if type(message) is not TruncatedMessage and (size or not isinstance(error, Exception)):
+                description = bytes(message[RESULT_HEADER.size : RESULT_HEADER.size + size])
+                error = self._encoding_error(error, description.decode("utf-8"))
+            result = False, error
+        self._ready.append((*task, result))
 
-    def _undelivered(self, reason: BaseException, description: str) -> Exception:
+    def _unpickle(self, data: "Any") -> "Any":
+        if self.unpickling is None:
+            return self._loads(data)
+        # If the garbage collector terminated the pool here, terminate() would wait for the
+        # worker handler, which may be waiting for the lock.
+        with self._section, self.unpickling:
+            return self._loads(data)
+
+    def _encoding_error(self, reason: BaseException, description: str) -> Exception:
+        """Return the exception of a task whose own result or exception cannot be unpickled."""
         text, _, traceback = description.partition("\0")
         error: Exception = self._module.MaybeEncodingError(reason, None)
         error.value = text  # type: ignore[attr-defined]
@@ -106,60 +157,92 @@ class Collector:
             error.__cause__ = self._module.RemoteTraceback(traceback)
         return error
 
-    # -- What others have to say, in any thread -------------------------------------
+    def _handle_failure(self, error: BaseException) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            try:
+                self._on_failure(error, False)
+                return
+            except BaseException as second_error:
+                error = second_error
+        self._on_failure(error, True)
+        raise EOFError("the result handler cannot continue") from error
 
-    def tell(self, function: "Callable[..., None]", *args: "Any") -> None:
-        """Have a function called in this thread, soon."""
-        self._notes.append((function, args))
-        self._pipes.wake()
+    # -- In any thread ------------------------------------------------------------------------
 
-    def has_started(self, worker: "WorkerProcess", is_first: bool) -> None:
-        if is_first:  # and no thread is there to be told
+    def call_soon(self, function: "Callable[..., None]", *args: "Any") -> None:
+        """Call a function in the result handler thread, soon."""
+        self._calls.append((function, args))
+        # If the garbage collector terminated the pool here, a sentinel might be written in the
+        # middle of the wake-up.
+        with self._section:
+            self._pipes.wake()
+
+    def add_worker(self, worker: "WorkerProcess", is_first: bool) -> None:
+        """Receive the results of a worker that has started.
+
+        :param is_first: whether the result handler has not started yet
+        """
+        if is_first:
             self._pipes.add(worker)
         else:
-            self.tell(self._pipes.add, worker)
+            self.call_soon(self._pipes.add, worker)
 
-    def has_left(self, worker: "WorkerProcess") -> None:
-        self.tell(self._bury, worker)
+    def remove_worker(
+        self, worker: "WorkerProcess", number: "Optional[int]", error: "Optional[BaseException]"
+    ) -> None:
+        """Deliver the results that a worker had sent before it exited, and close its pipe.
+
+        :param number: number of the message whose task the worker had not finished, or None
+        :param error: exception of that task, if its result has not arrived.  It is logged.
+        """
+        self.call_soon(self._remove_worker, worker, number, error)
 
     def fail(self, job: int, index: int, error: BaseException) -> None:
-        """Set the error of a task that was not sent."""
-        self.tell(self._ready.append, (job, index, (False, error)))
+        """Fail a task that was not sent."""
+        self.call_soon(self._ready.append, (job, index, (False, error)))
 
-    def fail_all(self, make_error: "Any") -> None:
-        """Set an error for all tasks that are in flight, in a pool that sends no more."""
-        self.tell(self._lose_all, make_error)
+    def fail_all(self, error: BaseException) -> None:
+        """Fail all tasks that have been sent, in a pool that sends no more."""
+        self.call_soon(self._fail_all, error)
 
     def close(self) -> None:
-        """Give up what belonged to the workers, when the thread has ended."""
-        self._notes.clear()
+        """Close the result pipes and drop all references, when the result handler has ended."""
+        self._calls.clear()
+        self._ready.clear()
+        self._on_failure = _ignore
         self._pipes.close()
 
-    # -- What this thread does then ---------------------------------------------------
+    # -- The posted calls, in the result handler thread -----------------------------------------
 
-    def _hear(self) -> None:
-        while self._notes:
-            function, args = self._notes.popleft()
+    def _run_calls(self) -> None:
+        while self._calls:
+            function, args = self._calls.popleft()
             function(*args)
 
-    def _bury(self, worker: "WorkerProcess") -> None:
-        # What it had sent before counts.
+    def _remove_worker(
+        self, worker: "WorkerProcess", number: "Optional[int]", error: "Optional[BaseException]"
+    ) -> None:
         try:
-            while worker.reader.poll() and self._receive(worker):
-                pass
-        except OSError:  # Windows: it is at its end
-            pass
-        self._pipes.remove(worker)
-        worker.reader.close()
-        if worker.lost and self._lose(worker.lost, worker.lost_error()):
-            self._log(str(worker))
+            with contextlib.suppress(OSError):  # Windows: the end of the pipe
+                while not self._has_failed and worker.reader.poll() and self._receive(worker):
+                    pass
+            self._pipes.remove(worker)
+            worker.reader.close()
+        finally:
+            if number is not None and error is not None and self._fail_message(number, error):
+                self._log(str(error))
 
-    def _lose(self, number: int, error: "Exception") -> bool:
+    def _fail_message(self, number: int, error: BaseException) -> bool:
         task = self._tasks.pop(number)
         if task is not None:
             self._ready.append((*task, (False, error)))
         return task is not None
 
-    def _lose_all(self, make_error: "Any") -> None:
+    def _fail_all(self, error: BaseException) -> None:
         for number in self._tasks.in_flight():
-            self._lose(number, make_error())
+            self._fail_message(number, error)
+
+
+def _ignore(error: BaseException, is_final: bool) -> None:
+    pass

@@ -1,40 +1,56 @@
-"""A section of code in which the garbage collector does not terminate the pool."""
+"""Sections of code in which the garbage collector must not terminate the pool."""
 
 import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Tuple
+    from typing import Any, Callable, List, Tuple
 
 
 class CriticalSection:
-    """A section of code in which the garbage collector does not terminate the pool.
+    """Context manager that postpones the termination of a pool that is garbage.
 
-    The garbage collector may run between any two bytecodes of any thread, and terminates a
-    pool that nothing refers to.  ``terminate()`` would then run while its own thread holds a
-    lock that another thread of the pool needs, or while that thread starts a worker of which
-    nothing is known yet.  Inside this section it is postponed until the section is left.
+    The garbage collector may finalize a pool, and so terminate it, between any two bytecodes of
+    any thread: while the thread holds a lock that terminate() waits for, or while it starts a
+    worker that is not in the list of workers yet.  In a critical section, the thread's own
+    termination of the pool is postponed until it has left the section::
 
-    Any thread may enter it; threads do not exclude each other.  The operations on the list
-    are atomic, and need no lock.
+        with section:
+            ...
+
+        def terminate():
+            if not section.postpones(terminate):
+                ...
+
+    A section can be entered by several threads at once, and more than once by the same thread.
+    It locks nothing.  The pool has one instance.
     """
 
     def __init__(self) -> None:
+        # Thread identifiers, one for each time that a thread has entered the section.
         self._threads: "List[int]" = []
-        self._postponed: "Optional[Tuple[Callable[..., object], Tuple[Any, ...]]]" = None
+        self._postponed: "List[Tuple[int, Callable[..., None], Tuple[Any, ...]]]" = []
 
     def __enter__(self) -> None:
         self._threads.append(threading.get_ident())
 
     def __exit__(self, *_: "Any") -> None:
-        self._threads.remove(threading.get_ident())
-        if self._postponed is not None and threading.get_ident() not in self._threads:
-            (function, args), self._postponed = self._postponed, None
-            function(*args)
+        thread = threading.get_ident()
+        self._threads.remove(thread)
+        if self._postponed and thread not in self._threads:
+            for call in list(self._postponed):
+                if call[0] == thread:
+                    self._postponed.remove(call)
+                    _, function, args = call
+                    function(*args)
 
-    def postpones(self, function: "Callable[..., object]", *args: "Any") -> bool:
-        """Return whether this thread is in the section; if it is, call the function at its end."""
-        if threading.get_ident() not in self._threads:
+    def postpones(self, function: "Callable[..., None]", *args: "Any") -> bool:
+        """Return whether this thread is in the section.
+
+        If it is, the function is called with these arguments when the thread leaves it.
+        """
+        thread = threading.get_ident()
+        if thread not in self._threads:
             return False
-        self._postponed = function, args
+        self._postponed.append((thread, function, args))
         return True

@@ -30,6 +30,7 @@ import functools
 import os
 import sys
 import time
+import weakref
 
 from .._shared.packages import log_warning, module
 from .._shared.record import Records
@@ -74,10 +75,17 @@ class ProcessSupervisor(Supervisor):
         self._section = CriticalSection()
         # A method would hold this object, and the parts would be garbage that refers to itself.
         self._log = functools.partial(log_warning, package)
-        self._tasks = task_pipe(pool._inqueue)
+        self._task_pipe = task_pipe(pool._inqueue)
         pipes = result_pipes(pool._outqueue, self._wait)
         self._collector = Collector(
-            pipes, self._tasks, self._standard.module, self._pickler, self._log
+            pipes,
+            self._task_pipe,
+            self._standard.module,
+            self._pickler,
+            self._section,
+            self._ctx.get_start_method() == "fork",
+            self._log,
+            functools.partial(_break_pool, weakref.ref(self)),
         )
         self._workforce: "Any" = None  # until the first worker is created
         self._template: "Any" = None
@@ -127,7 +135,7 @@ class ProcessSupervisor(Supervisor):
                 self._section,
                 Records(self._package, 2 * self._standard.size() + _SPARE_RECORDS),
                 self._template,
-                self._tasks,
+                self._task_pipe,
                 self._collector,
                 self._wait,
                 self._log,
@@ -153,7 +161,7 @@ class ProcessSupervisor(Supervisor):
             return
         try:
             message = self._pickler.dumps((job, index, func, args, kwds))
-            is_sent = self._tasks.send(job, index, message)
+            is_sent = self._task_pipe.send(job, index, message)
         except BaseException as error:
             self._collector.fail(job, index, explain_unpicklable(error))
         else:
@@ -164,7 +172,7 @@ class ProcessSupervisor(Supervisor):
 
     def _dismiss_workers(self) -> None:
         for _ in self._workforce.workers:
-            self._tasks.send(None, 0, self._pickler.dumps(None))
+            self._task_pipe.send(None, 0, self._pickler.dumps(None))
         self._workforce.wait_for_exit()
         self._template.close()
 
@@ -180,7 +188,7 @@ class ProcessSupervisor(Supervisor):
 
     def _discard_tasks(self, pool: "Any") -> None:
         # The standard function reads whole messages from the pipe, where half of one may be.
-        self._tasks.drain()
+        self._task_pipe.drain()
 
     def _release(self, pool: "Any") -> None:
         self._template.close()
@@ -188,3 +196,12 @@ class ProcessSupervisor(Supervisor):
             # Otherwise they would stay, with all that is open, until garbage is collected.
             self._collector.close()
             self._workforce.workers.clear()
+
+
+def _break_pool(weak_supervisor: "Any", error: BaseException, is_final: bool) -> None:
+    """Break the pool after an unexpected exception in the result handler."""
+    supervisor = weak_supervisor()
+    if supervisor is not None:
+        supervisor._workforce.break_pool(f"{error!r} in the result handler", error)
+        if is_final:
+            supervisor._results.fail_all(supervisor._workforce.broken)

@@ -1,52 +1,84 @@
-"""In the parent: the pipes of the workers' results, one for each, and one that wakes who reads.
+"""The pipes that results arrive in, one for each worker, and one that wakes the result handler.
 
-A worker that is killed in the middle of a message leaves a part of it in its own pipe, and
-is in nobody's way.
+A worker that is killed while it sends a message leaves an incomplete message in its own pipe,
+which affects no other worker.
 """
 
 import os
-import select
+import selectors
 import threading
+
+from .._shared.messages import RESULT_HEADER, TruncatedMessage
+
+if os.name != "posix":
+    import _winapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
 
+    from .._shared.messages import Message
     from .worker_process import WorkerProcess
 
-# What wakes the thread that handles results, no pickle. An empty message would do on
-# POSIX; on Windows wait() reads it to see that it is there, and under Wine it is gone then.
-_WAKE = b"wake"
+# The message that wakes the result handler.  It differs from the sentinel of the pool, which is
+# a pickle, and is not empty because Windows' wait() would read an empty message.
+_WAKE_UP = b"wake"
+
+_READ_SIZE = 65536
 
 
 class ResultPipes:
-    """What both kinds of system have in common: who wakes the thread that handles results."""
+    """Result pipes of a pool.
+
+    The result handler thread alone calls the methods, except :meth:`wake`, which any thread may
+    call, and :meth:`close`, which is called when the result handler has ended.  Before the
+    thread starts, the pool's constructor calls :meth:`add`.  ``_wake_lock`` guards the pipe of
+    the pool's ``_outqueue``, which is used to wake the thread.
+
+    :param queue: the pool's ``_outqueue``
+    """
 
     def __init__(self, queue: "Any") -> None:
-        self._wakes, self._waker = queue._reader, queue._writer
-        self._is_woken = False
+        self._wake_reader, self._wake_writer = queue._reader, queue._writer
+        self._is_woken = False  # a wake-up is in the pipe
+        # Reentrant because the garbage collector may terminate the pool in a thread that
+        # holds it.
+        self._wake_lock = threading.RLock()
+        # Workers by what wait() returns for them.  None stands for the wake-up pipe.
         self._workers: "Dict[Any, Optional[WorkerProcess]]" = {}
-        # Not at once on Windows, from Python 3.14.
-        self._waking = threading.Lock()
 
     def wake(self) -> None:
-        """Let :meth:`wait` return None in its list, in any thread."""
-        with self._waking:
+        """Make :meth:`wait` return None in its list."""
+        with self._wake_lock:
             if not self._is_woken:
+                self._wake_writer.send_bytes(_WAKE_UP)
                 self._is_woken = True
-                self._waker.send_bytes(_WAKE)
 
-    def was_woken_to_end(self) -> bool:
-        """Read what has woken the thread; tell whether it was the pool's own sentinel."""
-        if self._wakes.recv_bytes() != _WAKE:
-            return True
-        self._is_woken = False
-        return False
+    def read_wake_up(self) -> bool:
+        """Read a wake-up, and return whether it was the pool's sentinel instead."""
+        is_sentinel = self._wake_reader.recv_bytes() != _WAKE_UP
+        if not is_sentinel:
+            with self._wake_lock:
+                self._is_woken = False
+        return bool(is_sentinel)
 
     def add(self, worker: "WorkerProcess") -> None:
+        """Wait for the results of a worker, too."""
         raise NotImplementedError
 
     def remove(self, worker: "WorkerProcess") -> None:
+        """No longer wait for the results of a worker, if that was the case."""
+        raise NotImplementedError
+
+    def wait(self) -> "List[Optional[WorkerProcess]]":
+        """Wait for a message, and return the workers that have sent one; None for a wake-up."""
+        raise NotImplementedError
+
+    def receive(self, worker: "WorkerProcess") -> "Optional[List[Message]]":
+        """Read from a worker's pipe.
+
+        :returns: the messages that are complete now, or None at the end of the pipe
+        """
         raise NotImplementedError
 
     def close(self) -> None:
@@ -54,46 +86,57 @@ class ResultPipes:
         for worker in list(filter(None, self._workers.values())):
             self.remove(worker)
             worker.reader.close()
-
-    def wait(self) -> "List[Optional[WorkerProcess]]":
-        """Wait until a worker has sent something, and return those; None for a wake."""
-        raise NotImplementedError
-
-    def receive(self, worker: "WorkerProcess") -> "Optional[List[memoryview]]":
-        """Read from a worker, and return the messages that are whole; None at the end."""
-        raise NotImplementedError
+        self._workers.clear()
 
 
 class PosixResultPipes(ResultPipes):
+    """Streams of bytes; a message may arrive in parts.
+
+    With epoll or kqueue, the cost of a result does not grow with the number of workers.
+    """
+
     def __init__(self, queue: "Any") -> None:
         super().__init__(queue)
-        self._workers[self._wakes.fileno()] = None
-        self._poller = select.poll()
-        self._poller.register(self._wakes.fileno(), select.POLLIN)
+        # select.poll() may be missing (eventlet removes it); the selector uses what there is.
+        self._selector = selectors.DefaultSelector()
+        self._register(self._wake_reader.fileno(), None)
+
+    def _register(self, fd: int, worker: "Optional[WorkerProcess]") -> None:
+        self._workers[fd] = worker
+        self._selector.register(fd, selectors.EVENT_READ)
 
     def add(self, worker: "WorkerProcess") -> None:
-        fd = worker.reader.fileno()
-        self._workers[fd] = worker
-        self._poller.register(fd, select.POLLIN)
+        self._register(worker.reader.fileno(), worker)
 
     def remove(self, worker: "WorkerProcess") -> None:
+        # Always before the descriptor is closed: forked workers have inherited it, and epoll
+        # would continue to report it.
         fd = worker.reader.fileno()
-        if self._workers.pop(fd, None):
-            self._poller.unregister(fd)
+        if self._workers.pop(fd, None) is not None:
+            self._selector.unregister(fd)
 
     def wait(self) -> "List[Optional[WorkerProcess]]":
-        return [self._workers[fd] for fd, _ in self._poller.poll()]
+        return [self._workers[key.fd] for key, _ in self._selector.select()]
 
-    def receive(self, worker: "WorkerProcess") -> "Optional[List[memoryview]]":
-        data = os.read(worker.reader.fileno(), 65536)
+    def receive(self, worker: "WorkerProcess") -> "Optional[List[Message]]":
+        data = os.read(worker.reader.fileno(), _READ_SIZE)
         return worker.unread.feed(data) if data else None
+
+    def close(self) -> None:
+        super().close()
+        self._selector.close()
 
 
 class WindowsResultPipes(ResultPipes):
+    """Sequences of messages, each of which is read as a whole.
+
+    :param wait: ``multiprocessing.connection.wait``
+    """
+
     def __init__(self, queue: "Any", wait: "Any") -> None:
         super().__init__(queue)
         self._connection_wait = wait
-        self._workers[self._wakes] = None
+        self._workers[self._wake_reader] = None
 
     def add(self, worker: "WorkerProcess") -> None:
         self._workers[worker.reader] = worker
@@ -104,13 +147,25 @@ class WindowsResultPipes(ResultPipes):
     def wait(self) -> "List[Optional[WorkerProcess]]":
         return [self._workers[reader] for reader in self._connection_wait(list(self._workers))]
 
-    def receive(self, worker: "WorkerProcess") -> "Optional[List[memoryview]]":
+    def receive(self, worker: "WorkerProcess") -> "Optional[List[Message]]":
         try:
             return [memoryview(worker.reader.recv_bytes())]
+        except MemoryError:
+            # recv_bytes() has read the beginning of the message, and lost it.  The worker
+            # cannot have continued: it waits until all of a large message has been read.
+            self._discard_rest(worker.reader.fileno())
+            _, number = worker.record.read()
+            return [TruncatedMessage(RESULT_HEADER.pack(number, 0))]
         except (EOFError, OSError):
             return None
 
+    def _discard_rest(self, handle: int) -> None:
+        error = _winapi.ERROR_MORE_DATA  # type: ignore[attr-defined,unused-ignore]
+        while error == _winapi.ERROR_MORE_DATA:  # type: ignore[attr-defined,unused-ignore]
+            operation, _ = _winapi.ReadFile(handle, _READ_SIZE, overlapped=True)  # type: ignore[attr-defined,unused-ignore]
+            _, error = operation.GetOverlappedResult(True)
+
 
 def result_pipes(queue: "Any", wait: "Any") -> ResultPipes:
-    """Return what this system has; wait is that of multiprocessing.connection."""
+    """Return the result pipes of this operating system for a pool's ``_outqueue``."""
     return PosixResultPipes(queue) if os.name == "posix" else WindowsResultPipes(queue, wait)

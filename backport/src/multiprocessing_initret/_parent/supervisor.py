@@ -135,12 +135,12 @@ class Supervisor:
         """Return the tasks of a call.  Called by the caller, consumed by the task handler."""
         result = self._results.get(job)
         func = self._standard.function_to_send(func)
-        tasks = self._tasks(job, func, iterable, standard_pool.chunks_pending(result))
+        tasks = self._iterate(job, func, iterable, standard_pool.chunks_pending(result))
         if semaphore is None:
             return tasks
         return self._standard.throttle(result, tasks).send_some()
 
-    def _tasks(
+    def _iterate(
         self, job: int, func: "Any", iterable: "Iterable[Any]", chunks: int
     ) -> "Iterator[Any]":
         """Yield tasks; if the iterable fails, yield tasks that raise its exception.

@@ -1,28 +1,27 @@
-"""In the parent: the pipe that all workers take their tasks from.
+"""The pipe that all workers of a pool receive their tasks from, as the parent sees it.
 
-    put() --> | message 9 | message 8 | mes--> sage 7 --> the worker that has the lock
-              ^                            ^
-              written                      written - unread
+    send() --> | message 9 | message 8 | mes--> sage 7 --> the worker that holds the lock
+               ^                            ^
+               written                      read
 
-The messages are numbered by their order in the pipe.  A worker's record says which one it
-has; here is written which task that is, and from where to where its bytes are.  So where a
-worker leaves that was reading, what it has left of its message can be taken out, and the
-next worker finds the beginning of the next message.
-
-One thread, that of the tasks, sends; that of the workers recovers; that of the results
-takes out of ``_in_flight`` what has its outcome.
+Messages are numbered in the order in which they are written.  A worker's record holds the
+number of its message; the task pipe holds the task of each message, and its position among all
+bytes that have been written.  So if a worker dies while it reads, the parent can remove the
+rest of its message, and the next worker finds the beginning of a message.
 """
 
 import collections
 import contextlib
 import os
+import pickle
 import select
+import selectors
 import struct
 import threading
 import time
 
 from .._shared.messages import HEADER, header
-from .._shared.record import HOLDING, MESSAGES_READ, READING
+from .._shared.record import HOLDING, MESSAGES_READ, READING, STOPPING
 
 if os.name == "posix":
     import fcntl
@@ -34,156 +33,200 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
-    from .._shared.record import Record
+    from .._shared.record import Record, Records
 
-_INT = struct.Struct("i")
+# Time, in seconds, after which a lock that no record claims is attributed to the dead worker.
+# Between acquiring the lock and recording that, a worker needs 100 nanoseconds.
+_CLAIM_TIMEOUT = 1.0
 
-# Seconds after which a lock that nobody says to hold is that of the worker which
-# left.  Between taking it and saying so are 100 nanoseconds.
-_PATIENCE = 1.0
+# Time, in seconds, after which a blocked sender looks whether the pipe has been closed.
+_SEND_INTERVAL = 0.1
 
-# A message: its task, from which byte of all to which it is in the pipe, the size of its
-# header.  Of one that dismisses a worker, the job is None.
-_Sent = collections.namedtuple("_Sent", "job index start end header")
+# Messages from this size are not copied to be written together with their headers.
+_LARGE = 16384
+
+# As select.poll() may be missing (eventlet removes it).  Neither needs a descriptor.
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+# A message in the pipe: its task (job is None for a message that makes a worker exit), its
+# first byte and the byte after its last, counted from the first message, and its header's size.
+_Sent = collections.namedtuple("_Sent", "job index start end header_size")
 
 
 class TaskPipe:
-    """What both kinds of system have in common: the lock, and who has which message."""
+    """Task pipe of a pool: the messages in it, and its lock.
+
+    The task handler sends; the worker handler recovers; the result handler removes messages
+    whose tasks have a result.  The thread that terminates the pool stops, drains and closes the
+    pipe.  ``_mutex`` guards writing and the positions and numbers of messages.  It is reentrant
+    because the garbage collector may terminate the pool in a thread that holds it.
+
+    The lock of the pipe is shared with the workers.  The parent holds it only while it recovers
+    the lock of a worker that has died.
+
+    :param queue: the pool's ``_inqueue``
+    """
 
     def __init__(self, queue: "Any") -> None:
         self._reader, self._writer, self._lock = queue._reader, queue._writer, queue._rlock
         self._in_flight: "Dict[int, _Sent]" = {}
-        # For these, which say what is in the pipe, and for what is put into it.
-        self._mutex = threading.Lock()
-        self._number = 0  # of the last message
-        self._written = 0  # bytes in all
-        self._announced = 0  # with the message that is being written, all of it
-        self._is_closed = False
+        self._mutex = threading.RLock()
+        self._last_number = 0
+        self._written = 0  # bytes written so far
+        self._end = 0  # of the last message; greater than _written while that is being written
+        self._is_stopping = False  # no other message is written
+        self._is_closed = False  # nothing is written, not even the rest of a message
+
+    # -- Sending -----------------------------------------------------------------------
 
     def send(self, job: "Any", index: int, message: "Any") -> bool:
-        """Put a message into the pipe; tell whether it is open."""
+        """Write a message to the pipe, and return whether the pipe accepts messages.
+
+        :param job: number of the job, or None for a message that makes a worker exit
+        :param index: of the task in the job
+        :param message: the pickled task
+        """
         raise NotImplementedError
 
-    def _register(self, job: "Any", index: int, size: int, header: int) -> int:
-        number = self._number = self._number + 1
-        self._announced = self._written + size
-        self._in_flight[number] = _Sent(job, index, self._written, self._announced, header)
+    def _register(self, job: "Any", index: int, size: int, header_size: int) -> int:
+        number = self._last_number = self._last_number + 1
+        self._end = self._written + size
+        self._in_flight[number] = _Sent(job, index, self._written, self._end, header_size)
         return number
 
     def pop(self, number: int) -> "Optional[Tuple[int, int]]":
-        """Return the job and the index of a task that has its outcome now, once."""
+        """Return the job and index of the task of a message; None if it has a result already."""
         sent = self._in_flight.pop(number, None)
         return None if sent is None or sent.job is None else sent[:2]
 
     def in_flight(self) -> "List[int]":
-        """Return the numbers of the messages whose tasks have no outcome."""
+        """Return the numbers of the messages whose tasks have no result yet."""
         return list(self._in_flight)
 
-    def close(self) -> None:
-        """Let nothing be written any more, also of a message of which there is a part."""
-        with self._mutex:
-            self._is_closed = True
-
-    # -- Where a worker has left -------------------------------------------------
+    # -- Recovery after the death of a worker --------------------------------------------
 
     def recover(self, record: "Record", states: "Callable[[], List[int]]") -> bool:
-        """Take the lock from a worker that left with it, and put the pipe in order.
+        """Release the lock if a dead worker holds it, and remove the rest of its message.
 
-        :param record: that of the worker, which waited, read or had read
-        :param states: returns those of the other workers
-        :returns: whether the worker has taken a message
+        :param record: record of the dead worker, in state WAITING, READING or HOLDING
+        :param states: returns the states of the other workers
+        :returns: whether the worker has received a message
         """
         state, number = record.read()
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _CLAIM_TIMEOUT
         while state != READING and not self._lock.acquire(False):
-            # It left before it could say that it has the lock, or after it had said
-            # that for the last time.  Whoever reads now has got it from another.  Who
-            # holds it may have given it back, and not have said so yet.
+            # The worker died before it could record that it held the lock, or after it had
+            # released the lock, or another worker holds it.  A worker in state READING
+            # certainly does.  In state HOLDING it may have released the lock already.
             if READING in states():
                 return state == HOLDING
             if time.monotonic() > deadline:
                 break
             time.sleep(0.001)
-        # Now nobody else has it.
-        has_taken = self._clear(number) if state == READING else state == HOLDING
-        if has_taken:
-            # It may have counted its message, and others theirs since.
-            numbers = record.records.integers
-            numbers[MESSAGES_READ] = max(numbers[MESSAGES_READ], number)
+        # Now either this process or the dead worker holds the lock.
+        has_message = self._remove_rest(number) if state == READING else state == HOLDING
+        if has_message:
+            # Race: the worker may have counted the message, and others theirs since.
+            integers = record.records.integers
+            integers[MESSAGES_READ] = max(integers[MESSAGES_READ], number)
         self._lock.release()
-        return has_taken
+        return has_message
 
-    def _clear(self, number: int) -> bool:
-        """Take out what has been left of a message; tell whether its reading had begun."""
+    def _remove_rest(self, number: int) -> bool:
+        """Remove what is left of a message, and return whether any of it had been read."""
         with self._mutex:
             sent = self._in_flight.get(number)
             position = self._written - self._unread()
             if sent is None or position <= sent.start:
                 return False
-            self._clear_rest(number, sent, position)
+            self._remove_from(position, number, sent)
             return True
 
     def _unread(self) -> int:
         """Return how many bytes are in the pipe."""
         raise NotImplementedError
 
-    def _clear_rest(self, number: int, sent: _Sent, position: int) -> None:
+    def _remove_from(self, position: int, number: int, sent: _Sent) -> None:
         raise NotImplementedError
 
-    def free_lock(self, states: "Callable[[], List[int]]") -> None:
-        """Give the lock back, if who had it has left, in a pool that ends.
+    # -- The end of the pool ---------------------------------------------------------------
 
-        A handler of SIGTERM in Python runs when the worker comes back from the system. So a
-        worker that was about to wait for the lock waits, and leaves when it gets it.
+    def stop_workers(self, records: "Records") -> None:
+        """Make each worker exit instead of receiving another task, and accept no messages.
 
-        :param states: returns those of the workers that are alive
+        A message that is being written is still completed if a worker reads it.
+
+        :param records: the records of the pool's workers
+        """
+        with self._mutex:
+            self._is_stopping = True
+            records.integers[STOPPING] = 1
+
+    def release_abandoned_lock(self, states: "Callable[[], List[int]]") -> None:
+        """Release the lock if a worker that has died holds it, in a pool that is ending.
+
+        Workers that wait for the lock exit when they get it.  This matters for a worker that
+        handles SIGTERM in Python: the handler cannot run before acquire() returns.
+
+        :param states: returns the states of the workers that are alive
         """
         for _ in range(2):
-            found = states()
-            if READING in found or HOLDING in found:
+            current = states()
+            if READING in current or HOLDING in current:
                 return
             if self._lock.acquire(False):
                 break
-            time.sleep(0.001)  # who has just got it has said so then
-        with contextlib.suppress(ValueError):  # who had it has given it back
+            time.sleep(0.001)  # a worker that has just acquired the lock records it meanwhile
+        with contextlib.suppress(ValueError):  # race: the worker has just released the lock
             self._lock.release()
 
+    def close(self) -> None:
+        """Write nothing more to the pipe, not even the rest of an incomplete message."""
+        with self._mutex:
+            self._is_stopping = self._is_closed = True
+
     def drain(self) -> None:
-        """Take out what no worker will read."""
+        """Remove what no worker will read."""
         while self._reader.poll():
-            self._drain_some()
+            self._remove_some()
 
-    def let_go(self) -> None:
-        """Let the thread go on that sends, if it waits for a worker to read, and none is left."""
-
-    def _drain_some(self) -> None:
+    def _remove_some(self) -> None:
         raise NotImplementedError
+
+    def unblock_sender(self) -> None:
+        """Let :meth:`send` return, in a pipe that is closed, when no worker is left."""
 
 
 class PosixTaskPipe(TaskPipe):
-    """A stream of bytes: each message has a header, and may be there in part."""
+    """Stream of bytes, in which each message has a header and may be incomplete."""
 
     def __init__(self, queue: "Any") -> None:
         super().__init__(queue)
-        self._given_up = 0  # the number of a message whose rest nobody wants
+        self._abandoned = 0  # number of a message that is not to be completed
         os.set_blocking(self._writer.fileno(), False)
+        self._writable = _Selector()
+        self._writable.register(self._writer.fileno(), selectors.EVENT_WRITE)
 
     def send(self, job: "Any", index: int, message: "Any") -> bool:
         size = len(message)
         head = header(size)
+        parts = [head + message] if size < _LARGE else [head, message]
         with self._mutex:
-            if self._is_closed:
+            if self._is_stopping:
                 return False
             number = self._register(job, index, len(head) + size, len(head))
-        for part in [head + message] if size < 16384 else [head, message]:
+        for part in parts:
             self._write(number, memoryview(part))
+        if self._is_stopping:
+            # stop_workers() cannot write its message while another one is incomplete.
+            self._write_sentinel()
         return True
 
     def _write(self, number: int, view: memoryview) -> None:
         writer = self._writer.fileno()
         while view:
             with self._mutex:
-                if self._is_closed or self._given_up == number:
+                if self._is_closed or self._abandoned == number:
                     return
                 try:
                     count = os.write(writer, view)
@@ -192,91 +235,109 @@ class PosixTaskPipe(TaskPipe):
                 self._written += count
             view = view[count:]
             if not count:
-                # The time is for what ends a pool, whose workers read no more.
-                poller = select.poll()
-                poller.register(writer, select.POLLOUT)
-                poller.poll(100)
+                self._writable.select(_SEND_INTERVAL)
+
+    def stop_workers(self, records: "Records") -> None:
+        super().stop_workers(records)
+        self._write_sentinel()
+
+    def close(self) -> None:
+        super().close()
+        self._writable.close()  # selectors are cyclic garbage unless they are closed
+
+    def _write_sentinel(self) -> None:
+        """Let the worker that is blocked in reading from the empty pipe exit."""
+        self._write_message(None, 0, pickle.dumps(None))
+
+    def _write_message(self, job: "Any", index: int, message: bytes) -> bool:
+        """Write a small message without blocking, and return whether that was possible."""
+        message = header(len(message)) + message
+        with self._mutex:
+            is_between_messages = self._end == self._written and not self._is_closed
+            if not is_between_messages or len(message) > select.PIPE_BUF:
+                return False
+            try:
+                os.write(self._writer.fileno(), message)
+            except BlockingIOError:  # the pipe is full
+                return False
+            self._register(job, index, len(message), HEADER.size)
+            self._written = self._end
+            return True
 
     def _unread(self) -> int:
-        size = fcntl.ioctl(self._reader.fileno(), termios.FIONREAD, bytes(_INT.size))
-        return _INT.unpack(size)[0]  # type: ignore[no-any-return]
+        size = struct.Struct("i")
+        buffer = fcntl.ioctl(self._reader.fileno(), termios.FIONREAD, bytes(size.size))
+        return size.unpack(buffer)[0]  # type: ignore[no-any-return]
 
-    def _clear_rest(self, number: int, sent: _Sent, position: int) -> None:
-        end = sent.end
-        if end > self._written:
-            end = self._written
-            self._given_up = number
+    def _remove_from(self, position: int, number: int, sent: _Sent) -> None:
+        if sent.end > self._written:
+            # The task handler is still writing this message.
+            self._abandoned = number
+            self._end = self._written
+        end = min(sent.end, self._written)
         rest = bytearray()
         while position + len(rest) < end:
             rest += os.read(self._reader.fileno(), min(end - position - len(rest), 65536))
-        if position - sent.start == sent.header and sent.job is not None:
-            # Who is killed while it waits may have got the first that comes, the
-            # header.  That is no task yet.
-            self._put_back(number, bytes(rest))
+        is_only_header_read = position - sent.start == sent.header_size
+        is_complete = end == sent.end
+        # A worker that was killed while it waited may have read the header, which arrives
+        # first.  Its task had not started, so it is requeued, behind all others.
+        can_requeue = is_only_header_read and is_complete and not self._is_stopping
+        is_task = sent.job is not None
+        if can_requeue and is_task and self._write_message(sent.job, sent.index, bytes(rest)):
+            del self._in_flight[number]
 
-    def _put_back(self, number: int, message: bytes) -> None:
-        """Put a message behind all others, if it can be done at once and in one piece."""
-        message = header(len(message)) + message
-        is_between = self._announced == self._written and not self._is_closed
-        if is_between and len(message) <= select.PIPE_BUF:
-            try:
-                os.write(self._writer.fileno(), message)
-            except BlockingIOError:  # at this moment
-                return
-            sent = self._in_flight.pop(number)
-            self._register(sent.job, sent.index, len(message), HEADER.size)
-            self._written = self._announced
-
-    def _drain_some(self) -> None:
+    def _remove_some(self) -> None:
         os.read(self._reader.fileno(), 65536)
 
 
 class WindowsTaskPipe(TaskPipe):
-    """A message is in the pipe whole, or not at all."""
+    """Sequence of messages, each of which is in the pipe completely or not at all."""
 
     def __init__(self, queue: "Any") -> None:
         super().__init__(queue)
-        self._writing: "Any" = None  # the operation
+        self._operation: "Any" = None  # the write that the sender waits for
 
     def send(self, job: "Any", index: int, message: "Any") -> bool:
         with self._mutex:
-            if self._is_closed:
+            if self._is_stopping:
                 return False
             number = self._register(job, index, len(message), 0)
             try:
-                self._writing, _ = _winapi.WriteFile(  # type: ignore[attr-defined,unused-ignore]
+                self._operation, _ = _winapi.WriteFile(  # type: ignore[attr-defined,unused-ignore]
                     self._writer.fileno(), message, overlapped=True
                 )
-            except BaseException:  # of 2 GiB, for instance
-                # Or all that come later would be taken for their neighbours.
+            except BaseException:
+                # For example, a message of 2 GiB.  It was not written, so its number must
+                # belong to the next message.
                 del self._in_flight[number]
-                self._number -= 1
-                self._announced = self._written
+                self._last_number -= 1
+                self._end = self._written
                 raise
-            self._written = self._announced
-        # Where it has found no room it is there as well, and this waits until it is read.
+            self._written = self._end
+        # The message is in the pipe even if the pipe is full.  Wait until it has been read.
         try:
-            self._writing.GetOverlappedResult(True)
+            self._operation.GetOverlappedResult(True)
         finally:
-            self._writing = None
+            self._operation = None
         return True
 
-    def let_go(self) -> None:
-        while self._writing is not None:
+    def unblock_sender(self) -> None:
+        while self._operation is not None:
             if self._reader.poll(0.01):
-                self._drain_some()
+                self._remove_some()
 
     def _unread(self) -> int:
         return _winapi.PeekNamedPipe(self._reader.fileno())[0]  # type: ignore[attr-defined,unused-ignore,no-any-return]
 
-    def _clear_rest(self, number: int, sent: _Sent, position: int) -> None:
+    def _remove_from(self, position: int, number: int, sent: _Sent) -> None:
         if position < sent.end:
-            self._drain_some()  # the rest of this message
+            self._remove_some()  # the rest of this message
 
-    def _drain_some(self) -> None:
+    def _remove_some(self) -> None:
         self._reader.recv_bytes()
 
 
 def task_pipe(queue: "Any") -> TaskPipe:
-    """Return what this system has."""
+    """Return the task pipe of this operating system for a pool's ``_inqueue``."""
     return PosixTaskPipe(queue) if os.name == "posix" else WindowsTaskPipe(queue)

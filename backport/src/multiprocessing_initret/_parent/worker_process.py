@@ -67,8 +67,6 @@ class WorkerProcess:
         self.unread = MessageBuffer()
         #: how many generations of workers that exited at once preceded this worker
         self.generation = 0
-        #: the number of the message with the task that the worker was running when it exited
-        self.lost: "Optional[int]" = None
 
     def __getattr__(self, name: str) -> "Any":
         return getattr(self.process, name)

@@ -1,5 +1,6 @@
 """The worker processes of a pool: their start, their reaping, and their termination."""
 
+import contextlib
 import os
 import select
 import signal
@@ -125,7 +126,9 @@ class Workforce:
         :raises Exception: what starting a process raises, in the constructor of the pool
         """
         try:
-            return self._start(worker)
+            if not self._try_to_start(worker):
+                return self._start_later(worker)
+            return True
         except Exception as error:
             if self.is_constructing():
                 raise
@@ -133,24 +136,39 @@ class Workforce:
             self.break_pool(f"{error!r} while a worker was started", error)
             return False
 
-    def _start(self, worker: WorkerProcess) -> bool:
+    def _start_later(self, worker: WorkerProcess) -> bool:
+        """Try to start a worker again and again, until the pool does not need it any more."""
         pause = _FIRST_PAUSE
-        while not (self.broken or self._is_stopped):
-            try:
-                with self._section:
-                    self._start_once(worker)
-                self._has_failed_to_start = False
-                return True
-            except Exception as error:
-                if self.is_constructing():
-                    self._raise_in_constructor(error)
-                if not self._can_wait(error):
-                    return False
-            self._pause(pause)
-            pause = min(2 * pause, _LAST_PAUSE)
-            if not self._standard.needs_workers():
-                return False
-        return False
+        notifier = self._standard.change_notifier()
+        try:
+            while self._can_start() and self._standard.needs_workers():
+                self._pause(pause, notifier)
+                pause = min(2 * pause, _LAST_PAUSE)
+                if self._try_to_start(worker):
+                    return True
+            return False
+        finally:
+            if notifier is not None:
+                # The worker handler is to look at the state of the pool, which may have
+                # changed since the notifier was emptied.
+                notifier.put(None)
+
+    def _can_start(self) -> bool:
+        return not self.broken and not self._is_stopped
+
+    def _try_to_start(self, worker: WorkerProcess) -> bool:
+        if not self._can_start():
+            return False
+        try:
+            with self._section:
+                self._start_once(worker)
+        except Exception as error:
+            if self.is_constructing():
+                self._raise_in_constructor(error)
+            self._handle_failed_start(error)
+            return False
+        self._has_failed_to_start = False
+        return True
 
     def _start_once(self, worker: WorkerProcess) -> None:
         channel = worker.channel
@@ -163,7 +181,7 @@ class Workforce:
             )
             worker.generation = self._generation
             self._template.adopt(worker.process)
-            with self._collector.unpickling:
+            with self._collector.unpickling or contextlib.ExitStack():
                 worker.process.start()
         except BaseException:
             worker.reader.close()
@@ -177,7 +195,7 @@ class Workforce:
             self.workers.append(worker)
             if self._is_stopped:
                 worker.terminate()
-        self._collector.has_started(worker, self.is_constructing())
+        self._collector.add_worker(worker, self.is_constructing())
 
     def _is_lazy(self, record: "Record") -> bool:
         """Return whether a worker is to call the initializer only when it has a task.
@@ -197,21 +215,18 @@ class Workforce:
             ) from error
         raise error
 
-    def _can_wait(self, error: Exception) -> bool:
-        """Return whether a worker that could not be started may be started later."""
+    def _handle_failed_start(self, error: Exception) -> None:
+        """Log that a worker could not be started; break the pool if no other is alive."""
         reason = f"a worker could not be started: {error!r}"
         if not any(worker.exitcode is None for worker in self.workers):
             self.break_pool(reason, error)
-            return False
-        if not self._has_failed_to_start:
+        elif not self._has_failed_to_start:
             self._has_failed_to_start = True
             self._log(reason)
-        return True
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self, seconds: float, notifier: "Any") -> None:
         """Wait until a worker exits or the pool is closed, but not longer than *seconds*."""
         waited: "List[Any]" = [worker.sentinel for worker in self.workers]
-        notifier = self._standard.change_notifier()
         if notifier is not None:
             waited.append(notifier._reader)
         self._wait(waited, seconds)
@@ -247,13 +262,14 @@ class Workforce:
             has_task = self._tasks.recover(worker.record, self._states)
         else:
             has_task = state in (INITIALIZING, RUNNING)
-        if has_task and not self.broken:
-            worker.lost = number
         if state == INITIALIZING:
             self._has_exited_initializing = True
             worker.record.records.integers[INITIALIZED] = 0
         self._records.release(worker.record)
-        self._collector.has_left(worker)
+        if has_task and not self.broken:
+            self._collector.remove_worker(worker, number, worker.lost_error())
+        else:
+            self._collector.remove_worker(worker, None, None)
         if state == STARTING:
             self._count_exit_at_start(worker)
         else:
@@ -310,15 +326,16 @@ class Workforce:
             return
         self._cause = cause
         self.broken = "the pool is broken: " + reason
-        self._tasks.close()
-        self._collector.fail_all(self.broken_error)
+        self._tasks.stop_workers(self._records)
+        self._collector.fail_all(self.broken_error())
         self._log(self.broken)
         for worker in list(self.workers):
             worker.terminate()
+        self._tasks.close()
         if os.name != "posix":
             for worker in list(self.workers):
                 worker.join()
-        self._tasks.let_go()
+        self._tasks.unblock_sender()
 
     def broken_error(self) -> WorkerLostError:
         """Return the exception of a task of a broken pool."""
@@ -346,7 +363,7 @@ class Workforce:
         """Terminate all workers, and start no others."""
         with self._lock:
             self._is_stopped = True
-        self._tasks.close()
+        self._tasks.stop_workers(self._records)
         workers = list(self.workers)
         for worker in workers:
             if worker.exitcode is None:
@@ -355,9 +372,10 @@ class Workforce:
         for worker in workers:
             while worker.exitcode is None:
                 worker.join(_REAP_INTERVAL)
-                self._tasks.free_lock(self._states_of_living)
+                self._tasks.release_abandoned_lock(self._states_of_living)
                 if time.monotonic() > deadline:
                     worker.kill()
             self._ensure_exit(worker)
+        self._tasks.close()
         # The standard function acquires this lock.
-        self._tasks.free_lock(self._states_of_living)
+        self._tasks.release_abandoned_lock(self._states_of_living)

@@ -1,8 +1,15 @@
-"""What runs in a worker that is a process: it writes down what it does, for it may be killed."""
+"""Worker side of a pool of processes: its task queue and its result queue.
+
+A worker may be killed between any two instructions, so it records each step in its
+:class:`Record` (``_shared/record.py``), which the parent reads after the worker has died.
+"""
 
 import io
-import struct
+import os
+import select
+import sys
 
+from .._shared.messages import HEADER, RESULT_HEADER
 from .._shared.packages import module
 from .._shared.record import (
     HOLDING,
@@ -11,32 +18,52 @@ from .._shared.record import (
     MESSAGES_READ,
     READING,
     RUNNING,
+    STOPPING,
     WAITING,
 )
 from .tasks import Tasks, explain_missing_name, raise_error, run_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional, Tuple
+    from typing import Any, Callable, Optional, Tuple
 
     from .._shared.initargs import Shared
     from .._shared.record import Record
+    from .tasks import Task
 
-    _Task = Tuple[int, int, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
+# Time, in seconds, that a worker waits for the lock of the task pipe before it checks whether
+# its parent is alive.  Not on macOS: acquire() with a timeout polls there, which would delay
+# each task by up to 20 milliseconds.
+_CHECK_INTERVAL = None if sys.platform == "darwin" else 3.0
 
-# What a result has before its pickle: the number of the message, and the size of
-# the text that tells of it where the parent cannot unpickle it.
-RESULT = struct.Struct("=qi")
+# Largest message that a pipe receives as a whole or not at all.  On Windows all messages are.
+_MAX_ATOMIC = getattr(select, "PIPE_BUF", sys.maxsize)
+
+
+def _parent_is_alive(package: str) -> "Callable[[], bool]":
+    """Return a function that reports whether the process that started this one is alive.
+
+    For a worker started by a fork server, that process is the fork server, which exits when
+    the parent does.
+    """
+    if os.name == "posix":
+        parent = os.getppid()
+        return lambda: os.getppid() == parent
+    # From Python 3.8
+    parent_process = getattr(module(package, "process"), "parent_process", lambda: None)()
+    return (lambda: True) if parent_process is None else parent_process.is_alive  # type: ignore[no-any-return]
 
 
 class RecordedTasks(Tasks):
-    """The tasks of a worker that may be killed, whatever it does.
+    """The task queue of a worker process, which records what the worker does.
 
-    Whoever reads from the pipe holds its lock.  Where that worker is killed, its
-    record tells the parent that the lock is to be released, how much of a message
-    may be gone, and which task was running.
+    The worker's main thread alone uses it.  The lock of the task pipe, which all workers share,
+    is held while a message is read from the pipe.  If the worker exits in between, for whatever
+    reason, it keeps the lock: other workers would take the rest of its message for the next
+    one.  The parent removes that rest and then releases the lock.
     """
 
+    #: Number of the message that was received last.
     number = 0
 
     def __init__(
@@ -44,6 +71,7 @@ class RecordedTasks(Tasks):
     ) -> None:
         self._loads = module(package, "reduction").ForkingPickler.loads
         self._record: "Record" = channel.record
+        self._parent_is_alive = _parent_is_alive(package)
         super().__init__(package, inqueue, initargs, hint, channel.is_lazy)
 
     def _initialize(self) -> None:
@@ -55,62 +83,95 @@ class RecordedTasks(Tasks):
     def _receive_function(self) -> "Callable[[], Any]":
         return self._receive_recorded
 
-    def _receive_recorded(self) -> "Optional[_Task]":
-        note, numbers, lock = self._record.set, self._record.records.integers, self._inqueue._rlock
-        note(WAITING)
-        lock.acquire()
-        # No `with`: whatever ends this worker before the message is whole, the lock
-        # stays with it until the parent has put the pipe in order.
-        self.number = number = numbers[MESSAGES_READ] + 1
-        note(READING, number)
+    def _receive_recorded(self) -> "Optional[Task]":
+        """Return the next task, or None if the worker is to exit."""
+        set_state, integers = self._record.set, self._record.records.integers
+        lock = self._inqueue._rlock
+        set_state(WAITING)
+        # If a worker and the parent are both killed, nobody releases the lock that the worker
+        # may have held.
+        while not lock.acquire(True, _CHECK_INTERVAL):
+            if not self._parent_is_alive():
+                raise EOFError("the parent process has exited")
+        # No `with` statement: see the docstring of the class.
+        if integers[STOPPING]:
+            lock.release()
+            return None
+        self.number = number = integers[MESSAGES_READ] + 1
+        set_state(READING, number)
         try:
             message = self._inqueue._reader.recv_bytes()
         except EOFError:
-            # The parent is gone: all workers are to see that.
+            # The parent has exited.  The other workers are to see that, too.
             lock.release()
             raise
-        note(HOLDING, number)
-        numbers[MESSAGES_READ] = number
+        set_state(HOLDING, number)
+        integers[MESSAGES_READ] = number
         lock.release()
-        note(RUNNING, number)
+        set_state(RUNNING, number)
         try:
-            task: "Optional[_Task]" = self._loads(message)
+            task: "Optional[Task]" = self._loads(message)
             return task
         except Exception as error:
             return 0, 0, raise_error, (explain_missing_name(error, self._hint),), {}
 
 
+class ResultInterrupted(BaseException):
+    """Ends a worker that may have sent a part of a result.
+
+    It is no Exception: the worker's loop would catch that and send another message after the
+    incomplete one.
+    """
+
+
 class Results:
-    """The result queue of one worker: a pipe of its own, which no other can block."""
+    """The result queue of a worker process, which sends results through a pipe of its own.
+
+    :param writer: the end of that pipe
+    :param tasks: holds the number of the message that a result answers
+    """
 
     def __init__(self, package: str, writer: "Any", tasks: RecordedTasks) -> None:
-        self._with_traceback = module(package, "pool").ExceptionWithTraceback
+        self._exception_with_traceback = module(package, "pool").ExceptionWithTraceback
         self._pickler = module(package, "reduction").ForkingPickler
-        self._send = writer.send_bytes
+        self._send_bytes = writer.send_bytes
         self._tasks = tasks
-        self._reader = self  # which the loop closes, for it does not use that end
+        # The worker's loop closes the end of the pipe that it does not use.  Here there is none.
+        self._reader = io.BytesIO()
 
-    def close(self) -> None:
-        pass
+    def put(self, task_result: "Tuple[int, int, Tuple[bool, Any]]") -> None:
+        """Send the result or exception of the current task.
+
+        :raises ResultInterrupted: if an exception, for example from a signal handler, may have
+            left an incomplete message in the pipe
+        """
+        succeeded, value = result = task_result[2]
+        description = b"" if succeeded else self._describe(value)
+        message = io.BytesIO()
+        message.write(RESULT_HEADER.pack(self._tasks.number, len(description)))
+        message.write(description)
+        self._pickler(message, None).dump(result)
+        view = message.getbuffer()
+        if HEADER.size + len(view) <= _MAX_ATOMIC:
+            # If this is interrupted, the worker's loop sends the exception as well.  The parent
+            # ignores the second message for a task.
+            self._send_bytes(view)
+            return
+        try:
+            self._send_bytes(view)
+        except BaseException as error:
+            raise ResultInterrupted("sending a result was interrupted") from error
 
     def _describe(self, error: "Any") -> bytes:
+        """Return the repr and the traceback of an exception that the parent may not unpickle."""
         traceback = ""
-        if isinstance(error, self._with_traceback):
+        if isinstance(error, self._exception_with_traceback):
             error, traceback = error.exc, error.tb
         try:
             text = repr(error)
         except Exception:
             text = object.__repr__(error)
         return "\0".join((text, traceback)).encode("utf-8", "backslashreplace")
-
-    def put(self, outcome: "Tuple[int, int, Tuple[bool, Any]]") -> None:
-        succeeded, value = result = outcome[2]
-        description = b"" if succeeded else self._describe(value)
-        buffer = io.BytesIO()
-        buffer.write(RESULT.pack(self._tasks.number, len(description)))
-        buffer.write(description)
-        self._pickler(buffer, None).dump(result)
-        self._send(buffer.getbuffer())
 
 
 def run_process(
@@ -122,7 +183,13 @@ def run_process(
     initargs: "Shared",
     hint: str,
 ) -> None:
-    """Run a worker process."""
+    """Run a worker process with recorded tasks and a result pipe of its own.
+
+    :param target: the pool's ``worker`` function, or a subclass's own
+    :param args: its arguments
+    :param channel: the worker's end of the result pipe, its record, and whether it calls the
+        initializer only when it has a task
+    """
     tasks = RecordedTasks(package, inqueue, initargs, hint, channel)
     try:
         run_loop(
