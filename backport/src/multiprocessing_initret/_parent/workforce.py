@@ -108,7 +108,7 @@ class Workforce:
     @contextlib.contextmanager
     def starts(self, worker: WorkerProcess) -> "Iterator[bool]":
         """Take notice of a worker while it starts, and tell whether it may."""
-        with self.undisturbed, self._collector.unpickling or contextlib.ExitStack():
+        with self.undisturbed, self._collector.unpickling:
             if not self._is_stopped:
                 self.workers.append(worker)
             yield not self._is_stopped
