@@ -36,7 +36,6 @@ class Collector:
     :param pool_module: ``multiprocessing.pool``
     :param pickler: ``multiprocessing.reduction.ForkingPickler``
     :param section: the pool's critical section
-    :param forks: whether this process forks the workers
     :param log: logs a line
     :param on_failure: called as ``on_failure(error, is_final)`` after an unexpected exception
         in the result handler.  It breaks the pool, and :meth:`get` delivers the failed results.
@@ -47,11 +46,6 @@ class Collector:
     #: Whether all workers have exited and the pool is terminated.  Another thread sets this.
     is_stopped = False
 
-    #: Lock that is held while a result is unpickled, or None if this process does not fork
-    #: workers.  A worker must not be forked meanwhile: it would inherit the locks of modules
-    #: that are being imported, which nobody would release.
-    unpickling: "Any" = None
-
     def __init__(
         self,
         pipes: "ResultPipes",
@@ -59,7 +53,6 @@ class Collector:
         pool_module: "Any",
         pickler: "Any",
         section: "CriticalSection",
-        forks: bool,
         log: "Callable[[str], None]",
         on_failure: "Callable[[BaseException, bool], None]",
     ) -> None:
@@ -68,8 +61,9 @@ class Collector:
         self._module = pool_module
         self._loads = pickler.loads
         self._section = section
-        if forks:
-            self.unpickling = threading.Lock()
+        #: Held while a result is unpickled.  A worker must not be forked meanwhile: it would
+        #: inherit the locks of modules that are being imported, which nobody would release.
+        self.unpickling = threading.Lock()
         self._log = log
         self._on_failure = on_failure
         # One queue for all calls: a worker may start and exit while this thread is busy, and
@@ -129,29 +123,35 @@ class Collector:
         if task is None:
             # The pool is broken, or the worker has sent two messages for the task.
             return
+        # If the garbage collector terminated the pool while the lock is held, terminate() would
+        # wait for the worker handler, which may be waiting for the lock.
+        section = self._section
+        section.thread = threading.get_ident()
         try:
-            if type(message) is TruncatedMessage:
-                raise MemoryError("not enough memory to receive the result")
-            result = self._unpickle(message[RESULT_HEADER.size + size :])
+            with self.unpickling:
+                result = self._loads(message[RESULT_HEADER.size + size :])
         except BaseException as error:
-            if type(message) is not TruncatedMessage and (size or not isinstance(error, Exception)):
-                description = bytes(message[RESULT_HEADER.size : RESULT_HEADER.size + size])
-                error = self._encoding_error(error, description.decode("utf-8"))
-            result = False, error
+            result = False, self._unpickling_error(error, message, size)
+        finally:
+            section.thread = None
+        if section.postponed:
+            section.run_postponed()
         self._ready.append((*task, result))
 
-    def _unpickle(self, data: "Any") -> "Any":
-        if self.unpickling is None:
-            return self._loads(data)
-        # If the garbage collector terminated the pool here, terminate() would wait for the
-        # worker handler, which may be waiting for the lock.
-        with self._section, self.unpickling:
-            return self._loads(data)
-
-    def _encoding_error(self, reason: BaseException, description: str) -> Exception:
+    def _unpickling_error(
+        self, reason: BaseException, message: "Message", size: int
+    ) -> BaseException:
         """Return the exception of a task whose own result or exception cannot be unpickled."""
-        text, _, traceback = description.partition("\0")
-        error: Exception = self._module.MaybeEncodingError(reason, None)
+        if type(message) is TruncatedMessage:
+            return MemoryError("not enough memory to receive the result")
+        if isinstance(reason, Exception) and not size:
+            return reason
+        description = bytes(message[RESULT_HEADER.size : RESULT_HEADER.size + size])
+        text, _, traceback = description.decode("utf-8").partition("\0")
+        try:
+            error: Exception = self._module.MaybeEncodingError(reason, None)
+        except Exception:  # raised by the reason's own __repr__()
+            error = self._module.MaybeEncodingError(object.__repr__(reason), None)
         error.value = text  # type: ignore[attr-defined]
         if traceback:
             error.__cause__ = self._module.RemoteTraceback(traceback)

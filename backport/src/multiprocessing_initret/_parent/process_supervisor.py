@@ -83,7 +83,6 @@ class ProcessSupervisor(Supervisor):
             self._standard.module,
             self._pickler,
             self._section,
-            self._ctx.get_start_method() == "fork",
             self._log,
             functools.partial(_break_pool, weakref.ref(self)),
         )

@@ -203,39 +203,50 @@ class PosixTaskPipe(TaskPipe):
     def __init__(self, queue: "Any") -> None:
         super().__init__(queue)
         self._abandoned = 0  # number of a message that is not to be completed
-        os.set_blocking(self._writer.fileno(), False)
+        self._writer_fd = self._writer.fileno()
+        os.set_blocking(self._writer_fd, False)
         self._writable = _Selector()
-        self._writable.register(self._writer.fileno(), selectors.EVENT_WRITE)
+        self._writable.register(self._writer_fd, selectors.EVENT_WRITE)
 
     def send(self, job: "Any", index: int, message: "Any") -> bool:
         size = len(message)
-        head = header(size)
-        parts = [head + message] if size < _LARGE else [head, message]
+        data = head = header(size)
+        is_large = size >= _LARGE
+        if not is_large:
+            data += message
         with self._mutex:
             if self._is_stopping:
                 return False
             number = self._register(job, index, len(head) + size, len(head))
-        for part in parts:
-            self._write(number, memoryview(part))
+            written = self._write_some(data)
+        if written < len(data):
+            self._write(number, memoryview(data)[written:])
+        if is_large:
+            self._write(number, memoryview(message))
         if self._is_stopping:
             # stop_workers() cannot write its message while another one is incomplete.
             self._write_sentinel()
         return True
 
     def _write(self, number: int, view: memoryview) -> None:
-        writer = self._writer.fileno()
+        """Write the rest of a message, unless it is abandoned or the pipe closed meanwhile."""
         while view:
             with self._mutex:
                 if self._is_closed or self._abandoned == number:
                     return
-                try:
-                    count = os.write(writer, view)
-                except BlockingIOError:
-                    count = 0
-                self._written += count
-            view = view[count:]
-            if not count:
+                written = self._write_some(view)
+            view = view[written:]
+            if not written:
                 self._writable.select(_SEND_INTERVAL)
+
+    def _write_some(self, data: "Any") -> int:
+        """Write as much as there is room for, and return the number of bytes."""
+        try:
+            written = os.write(self._writer_fd, data)
+        except BlockingIOError:
+            return 0
+        self._written += written
+        return written
 
     def stop_workers(self, records: "Records") -> None:
         super().stop_workers(records)
@@ -256,12 +267,12 @@ class PosixTaskPipe(TaskPipe):
             is_between_messages = self._end == self._written and not self._is_closed
             if not is_between_messages or len(message) > select.PIPE_BUF:
                 return False
-            try:
-                os.write(self._writer.fileno(), message)
-            except BlockingIOError:  # the pipe is full
+            start = self._written
+            if not self._write_some(message):
                 return False
-            self._register(job, index, len(message), HEADER.size)
-            self._written = self._end
+            self._last_number += 1
+            self._end = self._written
+            self._in_flight[self._last_number] = _Sent(job, index, start, self._end, HEADER.size)
             return True
 
     def _unread(self) -> int:
@@ -282,9 +293,12 @@ class PosixTaskPipe(TaskPipe):
         is_complete = end == sent.end
         # A worker that was killed while it waited may have read the header, which arrives
         # first.  Its task had not started, so it is requeued, behind all others.
-        can_requeue = is_only_header_read and is_complete and not self._is_stopping
-        is_task = sent.job is not None
-        if can_requeue and is_task and self._write_message(sent.job, sent.index, bytes(rest)):
+        is_task = sent.job is not None and not self._is_stopping
+        if is_only_header_read and is_complete and is_task:
+            self._requeue(number, sent, bytes(rest))
+
+    def _requeue(self, number: int, sent: _Sent, message: bytes) -> None:
+        if self._write_message(sent.job, sent.index, message):
             del self._in_flight[number]
 
     def _remove_some(self) -> None:

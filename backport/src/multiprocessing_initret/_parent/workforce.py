@@ -1,6 +1,5 @@
 """The worker processes of a pool: their start, their reaping, and their termination."""
 
-import contextlib
 import os
 import select
 import signal
@@ -181,7 +180,7 @@ class Workforce:
             )
             worker.generation = self._generation
             self._template.adopt(worker.process)
-            with self._collector.unpickling or contextlib.ExitStack():
+            with self._collector.unpickling:
                 worker.process.start()
         except BaseException:
             worker.reader.close()
