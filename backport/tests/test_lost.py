@@ -22,7 +22,7 @@ import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, linux, wait_until
 from multiprocessing_initret import WorkerLostError, install, uninstall
-from multiprocessing_initret._parent import task_pipe, workforce
+from multiprocessing_initret._parent import reaper, task_pipe
 
 # On Windows, os.kill() with a signal ends the process, and the signal is its exit code.
 WINDOWS = os.name != "posix"
@@ -1255,7 +1255,7 @@ def test_garbage_collector_ends_the_pool(make, monkeypatch, where):
     if where == "one starts":
         monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", collect)
     else:
-        monkeypatch.setattr(workforce.Workforce, "_ensure_exit", collect)
+        monkeypatch.setattr(reaper.Reaper, "ensure_exit", collect)
     result = pool.apply_async(leave_at_three, (3, "_exit"))
     error = outcome(result)
     assert is_lost(error) and "broken" not in str(error)

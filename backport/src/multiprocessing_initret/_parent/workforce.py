@@ -1,21 +1,19 @@
 """The worker processes of a pool: their start, their reaping, and their termination."""
 
 import os
-import select
-import signal
 import threading
 import time
 
 from .._shared.errors import WorkerLostError
-from .._shared.record import HOLDING, INITIALIZED, INITIALIZING, READING, RUNNING, STARTING, WAITING
 from .main_module import startup_failure_hint
-from .worker_process import UNKNOWN_EXITCODE, Channel, Vacancy, WorkerProcess
+from .reaper import Reaper
+from .worker_process import Channel, Vacancy, WorkerProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Optional
 
-    from .._shared.record import Record, Records
+    from .._shared.record import Records
     from .collector import Collector
     from .critical_section import CriticalSection
     from .standard_pool import StandardPool
@@ -31,17 +29,6 @@ _REAP_INTERVAL = 0.1
 # Pauses, in seconds, before a worker that could not be started is started again.
 _FIRST_PAUSE = 0.01
 _LAST_PAUSE = 1.0
-
-# Time, in seconds, in which the system closes the pipe of a process that it has killed.
-_HANGUP_TIMEOUT = 1.0
-
-# How many workers in a row may be killed before they run any code of ours.  Random kills
-# rarely hit many starting workers in a row; an out-of-memory killer does.
-_MAX_KILLED_AT_START = 100
-
-# How many generations of workers, each started for the one before, may exit before they run
-# any code of ours.  Ctrl-C interrupts all workers that are starting, and may be repeated.
-_MAX_GENERATIONS = 3
 
 
 class Workforce:
@@ -91,9 +78,7 @@ class Workforce:
         self._is_stopped = False
         self._lock = threading.Lock()
         self._has_failed_to_start = False
-        self._has_exited_initializing = False
-        self._exited_at_start = 0  # how many workers in a row
-        self._generation = 0
+        self._reaper = Reaper(standard.size, self.workers, records, tasks, collector)
 
     def constructed(self) -> None:
         """Called when the constructor of the pool is about to return."""
@@ -175,10 +160,8 @@ class Workforce:
         record = None
         try:
             record = channel.record = self._records.acquire()
-            channel.is_lazy = (
-                self._has_exited_initializing and not record.records.integers[INITIALIZED]
-            )
-            worker.generation = self._generation
+            channel.is_lazy = self._reaper.is_lazy(record)
+            worker.generation = self._reaper.generation
             self._template.adopt(worker.process)
             with self._collector.unpickling:
                 worker.process.start()
@@ -195,14 +178,6 @@ class Workforce:
             if self._is_stopped:
                 worker.terminate()
         self._collector.add_worker(worker, self.is_constructing())
-
-    def _is_lazy(self, record: "Record") -> bool:
-        """Return whether a worker is to call the initializer only when it has a task.
-
-        After a worker has exited in the initializer, an idle pool would otherwise start
-        workers again and again.  This ends when the initializer has succeeded in a worker.
-        """
-        return self._has_exited_initializing and not record.records.integers[INITIALIZED]
 
     def _raise_in_constructor(self, error: Exception) -> None:
         self._template.close()
@@ -240,78 +215,19 @@ class Workforce:
 
         :param candidates: the workers to look at, by default all
         """
+        reason, cause = "", None
         try:
             with self._section, self._lock:
+                if self._is_stopped:
+                    return
                 workers = self.workers if candidates is None else candidates
                 exited = [worker for worker in workers if worker.exitcode is not None]
-                # A worker that exited while reading certainly holds the lock of the pipe.
-                for worker in sorted(exited, key=lambda worker: worker.record.state != READING):
-                    if self._is_stopped or worker not in self.workers:
-                        continue
-                    self._ensure_exit(worker)
-                    self.workers.remove(worker)
-                    self._recover(worker)
+                reason = self._reaper.reap(exited, bool(self.broken))
         except Exception as error:
             # Otherwise nothing would reap workers any more.
-            self.break_pool(f"{error!r} while an exited worker was reaped", error)
-
-    def _recover(self, worker: WorkerProcess) -> None:
-        state, number = worker.record.read()
-        if state in (WAITING, READING, HOLDING):
-            has_task = self._tasks.recover(worker.record, self._states)
-        else:
-            has_task = state in (INITIALIZING, RUNNING)
-        if state == INITIALIZING:
-            self._has_exited_initializing = True
-            worker.record.records.integers[INITIALIZED] = 0
-        self._records.release(worker.record)
-        if has_task and not self.broken:
-            self._collector.remove_worker(worker, number, worker.lost_error())
-        else:
-            self._collector.remove_worker(worker, None, None)
-        if state == STARTING:
-            self._count_exit_at_start(worker)
-        else:
-            self._exited_at_start = self._generation = 0
-
-    def _count_exit_at_start(self, worker: WorkerProcess) -> None:
-        """Break the pool if too many workers in a row exit before they run any code of ours."""
-        self._exited_at_start += 1
-        self._generation = max(self._generation, worker.generation + 1)
-        was_killed = worker.exitcode is not None and worker.exitcode < 0
-        enough = _MAX_KILLED_AT_START if was_killed else self._standard.size()
-        if (
-            self._exited_at_start >= enough
-            and self._generation >= _MAX_GENERATIONS
-            and all(state == STARTING for state in self._states())
-        ):
-            self.break_pool(
-                f"{self._exited_at_start} workers in a row exited while they were starting; the "
-                f"last: {worker}. {startup_failure_hint()}"
-            )
-
-    def _states(self) -> "List[int]":
-        return [worker.record.state for worker in self.workers]
-
-    def _states_of_living(self) -> "List[int]":
-        return [worker.record.state for worker in self.workers if worker.is_alive()]
-
-    def _ensure_exit(self, worker: WorkerProcess) -> None:
-        """Kill a worker that only seems to have exited.
-
-        If a fork server is killed, all its processes are reported to have exited with code
-        255, although they are still running.
-        """
-        is_from_fork_server = getattr(worker._popen, "method", "") == "forkserver"
-        if worker.exitcode == UNKNOWN_EXITCODE and is_from_fork_server and hasattr(select, "poll"):
-            poller = select.poll()
-            poller.register(worker.reader, 0)  # reports a hangup only
-            if not poller.poll(0):
-                try:
-                    os.kill(worker.pid, signal.SIGKILL)
-                except ProcessLookupError:  # race: it has just exited
-                    return
-                poller.poll(1000 * _HANGUP_TIMEOUT)
+            reason, cause = f"{error!r} while an exited worker was reaped", error
+        if reason:
+            self.break_pool(reason, cause)
 
     # -- End, in any thread ------------------------------------------------------------------
 
@@ -341,6 +257,9 @@ class Workforce:
         error = WorkerLostError(self.broken)
         error.__cause__ = self._cause
         return error
+
+    def _states_of_living(self) -> "List[int]":
+        return [worker.record.state for worker in self.workers if worker.is_alive()]
 
     def wait_for_exit(self) -> None:
         """Wait until all workers, which have received sentinels, have exited.
@@ -374,7 +293,7 @@ class Workforce:
                 self._tasks.release_abandoned_lock(self._states_of_living)
                 if time.monotonic() > deadline:
                     worker.kill()
-            self._ensure_exit(worker)
+            self._reaper.ensure_exit(worker)
         self._tasks.close()
         # The standard function acquires this lock.
         self._tasks.release_abandoned_lock(self._states_of_living)

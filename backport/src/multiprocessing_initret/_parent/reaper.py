@@ -1,0 +1,148 @@
+"""What happens to a worker that has exited: its lock, its messages and its task."""
+
+import os
+import select
+import signal
+
+from .._shared.record import (
+    HOLDING,
+    INITIALIZED,
+    INITIALIZING,
+    READING,
+    RUNNING,
+    STARTING,
+    WAITING,
+)
+from .main_module import startup_failure_hint
+from .worker_process import UNKNOWN_EXITCODE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List
+
+    from .._shared.record import Record, Records
+    from .collector import Collector
+    from .task_pipe import TaskPipe
+    from .worker_process import WorkerProcess
+
+# Time, in seconds, in which the system closes the pipe of a process that it has killed.
+_HANGUP_TIMEOUT = 1.0
+
+# How many workers in a row may be killed before they run any code of ours.  Random kills
+# rarely hit many starting workers in a row; an out-of-memory killer does.
+_MAX_KILLED_AT_START = 100
+
+# How many generations of workers, each started for the one before, may exit before they run
+# any code of ours.  Ctrl-C interrupts all workers that are starting, and may be repeated.
+_MAX_GENERATIONS = 3
+
+
+class Reaper:
+    """Recovers what workers held when they exited, and counts those that exited too early.
+
+    It owns these counts.  Its caller holds the lock of the workforce.
+
+    :param size: returns how many workers the pool is to have
+    :param workers: the workers that have been started and have not been reaped
+    :param records: the records of the workers
+    :param tasks: the pipe that workers read tasks from
+    :param collector: receives their results
+    """
+
+    def __init__(
+        self,
+        size: "Callable[[], int]",
+        workers: "List[WorkerProcess]",
+        records: "Records",
+        tasks: "TaskPipe",
+        collector: "Collector",
+    ) -> None:
+        self._size = size
+        self._workers = workers
+        self._records = records
+        self._tasks = tasks
+        self._collector = collector
+        self._has_exited_initializing = False
+        self._exited_at_start = 0  # how many workers in a row
+        #: how many generations of workers have exited at once, each started for the one before
+        self.generation = 0
+
+    def is_lazy(self, record: "Record") -> bool:
+        """Return whether new workers call the initializer only when they have a task.
+
+        After a worker has exited in the initializer, an idle pool would otherwise start
+        workers again and again.  This ends when the initializer has succeeded in a worker.
+        """
+        return self._has_exited_initializing and not record.records.integers[INITIALIZED]
+
+    def reap(self, exited: "List[WorkerProcess]", is_broken: bool) -> str:
+        """Recover the locks and messages that workers held.
+
+        :param exited: workers that have exited
+        :param is_broken: whether the tasks of the pool have failed already
+        :returns: why the pool is to break; empty if it is not
+        """
+        reason = ""
+        # A worker that exited while reading certainly holds the lock of the pipe.
+        for worker in sorted(exited, key=lambda worker: worker.record.state != READING):
+            self.ensure_exit(worker)
+            self._workers.remove(worker)
+            state = self._recover(worker, is_broken)
+            if state == STARTING:
+                reason = reason or self._count_exit_at_start(worker)
+            else:
+                self._exited_at_start = self.generation = 0
+        return reason
+
+    def _recover(self, worker: "WorkerProcess", is_broken: bool) -> int:
+        """Recover what one worker held, and return the state in which it exited."""
+        state, number = worker.record.read()
+        if state in (WAITING, READING, HOLDING):
+            has_task = self._tasks.recover(worker.record, self.states)
+        else:
+            has_task = state in (INITIALIZING, RUNNING)
+        if state == INITIALIZING:
+            self._has_exited_initializing = True
+            worker.record.records.integers[INITIALIZED] = 0
+        self._records.release(worker.record)
+        if has_task and not is_broken:
+            self._collector.remove_worker(worker, number, worker.lost_error())
+        else:
+            self._collector.remove_worker(worker, None, None)
+        return state
+
+    def _count_exit_at_start(self, worker: "WorkerProcess") -> str:
+        """Return why the pool is to break, if too many workers in a row exited at once."""
+        self._exited_at_start += 1
+        self.generation = max(self.generation, worker.generation + 1)
+        was_killed = worker.exitcode is not None and worker.exitcode < 0
+        enough = _MAX_KILLED_AT_START if was_killed else self._size()
+        is_any_healthy = any(state != STARTING for state in self.states())
+        if self._exited_at_start < enough or self.generation < _MAX_GENERATIONS or is_any_healthy:
+            return ""
+        return (
+            f"{self._exited_at_start} workers in a row exited while they were starting; the "
+            f"last: {worker}. {startup_failure_hint()}"
+        )
+
+    def states(self) -> "List[int]":
+        """Return the states of the workers that have not been reaped."""
+        return [worker.record.state for worker in self._workers]
+
+    def ensure_exit(self, worker: "WorkerProcess") -> None:
+        """Kill a worker that only seems to have exited.
+
+        If a fork server is killed, all its processes are reported to have exited with code
+        255, although they are still running.
+        """
+        method: "Any" = getattr(worker._popen, "method", "")
+        is_reported = worker.exitcode == UNKNOWN_EXITCODE and method == "forkserver"
+        if is_reported and hasattr(select, "poll"):  # eventlet removes it
+            poller = select.poll()
+            poller.register(worker.reader, 0)  # reports a hangup only
+            if not poller.poll(0):
+                try:
+                    os.kill(worker.pid, signal.SIGKILL)
+                except ProcessLookupError:  # race: it has just exited
+                    return
+                poller.poll(1000 * _HANGUP_TIMEOUT)
