@@ -1,0 +1,397 @@
+"""The task pipe, and its recovery after a worker has died at any step."""
+
+import multiprocessing
+import os
+import pickle
+import threading
+import types
+
+import pytest
+from conftest import TIMEOUT, wait_until
+from multiprocessing_initret._parent import task_pipe
+from multiprocessing_initret._shared.record import (
+    HOLDING,
+    INITIALIZING,
+    READING,
+    RUNNING,
+    STARTING,
+    STOPPING,
+    WAITING,
+    Records,
+)
+from multiprocessing_initret._worker.process import RecordedTasks
+
+posix = pytest.mark.skipif(os.name != "posix", reason="a message is in the pipe whole")
+
+
+class Death(BaseException):
+    """Ends a worker of these tests at a step."""
+
+
+class Steps:
+    """Counts the steps of a worker, which dies at one of them.
+
+    :param last: the number of steps that the worker survives
+    """
+
+    def __init__(self, last=float("inf")):
+        self.last = last
+        self.count = 0
+
+    def __call__(self):
+        if self.count == self.last:
+            raise Death
+        self.count += 1
+
+    def around(self, function):
+        """Return a function with a step before it and one after it."""
+
+        def stepping(*args):
+            self()
+            result = function(*args)
+            self()
+            return result
+
+        return stepping
+
+
+class SteppingIntegers:
+    def __init__(self, integers, steps):
+        self._integers = integers
+        self._set = steps.around(integers.__setitem__)
+
+    def __getitem__(self, index):
+        return self._integers[index]
+
+    def __setitem__(self, index, value):
+        self._set(index, value)
+
+
+class SteppingReader:
+    """Reads a message in pieces, with a step before each of them.
+
+    As Connection.recv_bytes() does, it reads the header first.
+    """
+
+    def __init__(self, reader, steps):
+        self._reader = reader
+        self._steps = steps
+        self.count = 0  # bytes of the message that have been read
+
+    def recv_bytes(self):
+        if os.name != "posix":
+            self._steps()
+            message = self._reader.recv_bytes()
+            self._steps()
+            return message
+        size = int.from_bytes(self._read(4), "big")
+        return self._read(size)
+
+    def _read(self, size):
+        data = b""
+        while len(data) < size:
+            self._steps()
+            start = len(data)
+            end = min(start + max(1, size // 4), size)
+            while len(data) < end:
+                data += os.read(self._reader.fileno(), end - len(data))
+            self.count += end - start
+        self._steps()
+        return data
+
+
+class Worker:
+    """A worker in this process: receives tasks and sends results, step by step."""
+
+    def __init__(self, queue, record, steps):
+        self.record = record
+        self._steps = steps
+        self.reader = SteppingReader(queue._reader, steps)
+        self.results = []  # pairs of the number of a message and the job in it
+        lock = types.SimpleNamespace(
+            acquire=steps.around(queue._rlock.acquire), release=steps.around(queue._rlock.release)
+        )
+        stepping_queue = types.SimpleNamespace(_rlock=lock, _reader=self.reader)
+        integers = SteppingIntegers(record.records.integers, steps)
+        stepping_record = types.SimpleNamespace(
+            set=steps.around(record.set), records=types.SimpleNamespace(integers=integers)
+        )
+        self._tasks = RecordedTasks("multiprocessing", stepping_queue, None, True, stepping_record)
+
+    def run(self, count):
+        """Run tasks, and return how many there were before one that makes the worker exit."""
+        for i in range(count):
+            self.reader.count = 0
+            task = self._tasks.get()
+            if task is None:
+                return i
+            self._steps()
+            self.results.append((self._tasks.number, task[0]))
+            self._steps()
+        return count
+
+
+class Parent:
+    """The parent of such workers: the task pipe, and what other modules do with it."""
+
+    def __init__(self, size):
+        context = multiprocessing.get_context()
+        self.queue = context.SimpleQueue()
+        self.pipe = task_pipe.task_pipe(self.queue)
+        self.records = Records("multiprocessing", 8)
+        self.workers = []
+        self.done, self.failed = [], []
+        self._size = size
+        self._sent = 0
+
+    def worker(self, last_step=float("inf")):
+        worker = Worker(self.queue, self.records.acquire(), Steps(last_step))
+        self.workers.append(worker)
+        return worker
+
+    def send(self, count):
+        """Send tasks in another thread, as the pool does.  Return that thread."""
+        jobs = range(self._sent, self._sent + count)
+        self._sent += count
+
+        def run():
+            for job in jobs:
+                task = job, 0, print, (bytes(self._size),), {}
+                assert self.pipe.send(job, 0, pickle.dumps(task))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return thread
+
+    def collect(self, worker):
+        for number, job in worker.results:
+            task = self.pipe.pop(number)
+            if task is not None:
+                assert task == (job, 0)
+                self.done.append(job)
+        worker.results.clear()
+
+    def bury(self, worker):
+        """Recover what a dead worker held, as the worker handler does."""
+        self.workers.remove(worker)
+        state, number = worker.record.read()
+        self.collect(worker)
+        has_task = state in (INITIALIZING, RUNNING)
+        if state in (WAITING, READING, HOLDING):
+            has_task = self.pipe.recover(worker.record, self.states)
+        if has_task:
+            task = self.pipe.pop(number)
+            if task is not None:
+                self.failed.append(task[0])
+
+    def states(self):
+        return [worker.record.state for worker in self.workers]
+
+    def finish(self, thread, first):
+        """Let a healthy worker run all tasks that are left, then one that is sent after them."""
+        worker = first or self.worker()
+        for sender in thread, None:
+            sender = sender or self.send(1)
+            while len(self.done) + len(self.failed) < self._sent:
+                worker.run(1)
+                self.collect(worker)
+            sender.join(TIMEOUT)
+        assert not self.queue._reader.poll()
+        assert self.queue._rlock.acquire(False)
+        self.queue._rlock.release()
+
+    def close(self):
+        self.pipe.close()
+        self.queue._reader.close()
+        self.queue._writer.close()
+
+
+@pytest.fixture
+def make_parent(monkeypatch):
+    monkeypatch.setattr(task_pipe, "_CLAIM_TIMEOUT", 0.01)
+    parents = []
+
+    def make(size=1):
+        parents.append(Parent(size))
+        return parents[-1]
+
+    yield make
+    for parent in parents:
+        parent.close()
+
+
+def step_count(make_parent, size):
+    """Return the number of steps of a worker that runs two tasks and receives a third."""
+    parent = make_parent(size)
+    thread = parent.send(3)
+    steps = Steps()
+    Worker(parent.queue, parent.records.acquire(), steps).run(3)
+    thread.join(TIMEOUT)
+    return steps.count
+
+
+def expected_failures(worker, size):
+    """Return how many tasks fail if a worker has died, with all messages in the pipe."""
+    state, number = worker.record.read()
+    is_done = number in [result[0] for result in worker.results]
+    if state in (STARTING, WAITING) or is_done:
+        return 0
+    # A message of 10,000 bytes is not written again: that might block.
+    has_started = worker.reader.count not in ((0, 4) if size == 1 else (0,))
+    return 1 if state != READING or os.name != "posix" else int(has_started)
+
+
+@pytest.mark.parametrize("size", [1, 10000, 200000], ids=["small", "larger", "larger than pipe"])
+@pytest.mark.parametrize("other", ["is idle", "reads", "has read"])
+def test_death_at_each_step(make_parent, size, other):
+    """The pipe stays aligned, the lock is released, and each task has one result."""
+    if os.name != "posix" and size == 200000:
+        pytest.skip("the worker that would read it is dead")
+    count = step_count(make_parent, size)
+    assert count > 30
+    for step in range(count):
+        parent = make_parent(size)
+        worker = parent.worker(step)
+        thread = parent.send(4)
+        if size < 65536 // 4:
+            thread.join(TIMEOUT)
+        with pytest.raises(Death):
+            worker.run(3)
+        failures = expected_failures(worker, size)
+        reader = None
+        # Another worker acquires the lock, if it can, before the parent sees the death.
+        if other != "is idle" and parent.queue._rlock.acquire(False):
+            reader = parent.worker()
+            if other == "reads":
+                reader.record.set(READING, 0)
+                parent.bury(worker)
+                assert not parent.queue._rlock.acquire(False), "another worker's lock"
+                parent.queue._rlock.release()
+            else:
+                parent.queue._rlock.release()
+                reader.run(1)
+                parent.collect(reader)
+        if worker in parent.workers:
+            parent.bury(worker)
+        parent.finish(thread, reader)
+        assert sorted(parent.done + parent.failed) == [0, 1, 2, 3, 4]
+        assert len(parent.failed) == failures
+        parent.close()
+
+
+@posix
+def test_only_the_header_has_been_read(make_parent):
+    """A task that had not started is sent again, after all others."""
+    parent = make_parent()
+    worker = parent.worker()
+    parent.send(3).join(TIMEOUT)
+    parent.queue._rlock.acquire()
+    worker.record.set(READING, 1)
+    os.read(parent.queue._reader.fileno(), 4)
+    parent.bury(worker)
+    worker = parent.worker()
+    worker.run(3)
+    parent.collect(worker)
+    assert parent.done == [1, 2, 0] and parent.failed == []
+
+
+def test_pop_returns_a_task_once(make_parent):
+    parent = make_parent()
+    parent.send(1).join(TIMEOUT)
+    assert parent.pipe.in_flight() == [1]
+    assert parent.pipe.pop(1) == (0, 0)
+    assert parent.pipe.pop(1) is None and parent.pipe.in_flight() == []
+
+
+#
+# The end of a pool
+#
+
+
+def test_stopped_workers_receive_no_task(make_parent):
+    parent = make_parent()
+    worker, other = parent.worker(), parent.worker()
+    parent.send(2).join(TIMEOUT)
+    parent.pipe.stop_workers(parent.records)
+    assert worker.run(1) == other.run(1) == 0
+    assert not parent.pipe.send(9, 0, b"")
+    assert parent.queue._rlock.acquire(False)
+
+
+@posix
+def test_stopped_worker_that_waits_for_a_task(make_parent):
+    parent = make_parent()
+    workers = [parent.worker(), parent.worker()]
+    counts = []
+    threads = [
+        threading.Thread(target=lambda worker=worker: counts.append(worker.run(1)), daemon=True)
+        for worker in workers
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: sorted(parent.states()) == [WAITING, READING])
+    parent.pipe.stop_workers(parent.records)
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert counts == [0, 0]
+
+
+@posix
+def test_stopped_worker_that_reads_a_message(make_parent):
+    """The message that is being written is completed, and after it the worker exits."""
+    parent = make_parent(200000)
+    sender = parent.send(1)
+    wait_until(lambda: parent.pipe._unread() > 4096)
+    parent.pipe.stop_workers(parent.records)
+    parent.records.integers[STOPPING] = 0  # the worker has looked at it before
+    worker = parent.worker()
+    assert worker.run(2) == 1
+    sender.join(TIMEOUT)
+    assert not sender.is_alive()
+
+
+@posix
+def test_close_while_a_message_is_written(make_parent):
+    parent = make_parent(200000)
+    sender = parent.send(1)
+    wait_until(lambda: parent.pipe._unread() > 4096)
+    parent.pipe.close()
+    sender.join(TIMEOUT)
+    assert not sender.is_alive()
+    parent.pipe.drain()
+    assert not parent.queue._reader.poll()
+
+
+@pytest.mark.parametrize("state", [WAITING, RUNNING])
+def test_abandoned_lock(make_parent, state):
+    """The lock is released if no worker that is alive holds it."""
+    parent = make_parent()
+    parent.worker().record.set(state)
+    parent.queue._rlock.acquire()
+    parent.pipe.release_abandoned_lock(parent.states)
+    assert parent.queue._rlock.acquire(False)
+
+
+@pytest.mark.parametrize("state", [READING, HOLDING])
+def test_lock_that_is_not_abandoned(make_parent, state):
+    parent = make_parent()
+    parent.worker().record.set(state)
+    parent.queue._rlock.acquire()
+    parent.pipe.release_abandoned_lock(parent.states)
+    assert not parent.queue._rlock.acquire(False)
+
+
+def test_pool_ends_in_a_thread_that_is_sending(make_parent, monkeypatch):
+    """The garbage collector may terminate a pool while the task handler holds the mutex."""
+    parent = make_parent()
+    register = parent.pipe._register
+
+    def register_and_end(*args):
+        parent.pipe.stop_workers(parent.records)
+        parent.pipe.close()
+        return register(*args)
+
+    monkeypatch.setattr(parent.pipe, "_register", register_and_end)
+    thread = parent.send(1)
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
