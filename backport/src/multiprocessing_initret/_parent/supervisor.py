@@ -16,7 +16,7 @@ workers need that may be killed is in _process_supervisor.
 import types
 import weakref
 
-from .._shared.initargs import Shared
+from .._shared.initargs import InitArgs
 from .._shared.packages import module
 from .._worker.tasks import run
 from .._worker.thread import run_thread
@@ -33,7 +33,7 @@ class Supervisor:
     def __init__(self, pool: "Any", package: str) -> None:
         self._package = package
         self._module = module(package, "pool")
-        self._shared: "Optional[Shared]" = None
+        self._shared: "Optional[InitArgs]" = None
         # The threads of a pool hold this, and must not hold the pool: it ends when
         # nobody else does.
         self._weak_pool = weakref.ref(pool)
@@ -65,11 +65,11 @@ class Supervisor:
     def _bind(self, target: "Any", args: "Any") -> "Tuple[Any, Any]":
         return run, (self._package, target, *args)
 
-    def _share(self, initializer: "Any", initargs: "Any") -> Shared:
+    def _share(self, initializer: "Any", initargs: "Any") -> InitArgs:
         if self._shared is None:
             if initializer is None:
                 raise ValueError("expect_initret requires an initializer")
-            self._shared = Shared((initializer, *initargs), self._package)
+            self._shared = InitArgs((initializer, *initargs), self._package)
             pool: "Any" = self._weak_pool()
             self._size = pool._processes
             self._watch(pool)

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Optional, Tuple
 
-    from .._shared.initargs import Shared
+    from .._shared.initargs import InitArgs
     from .._shared.record import Record
 
     _Task = Tuple[int, int, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
@@ -32,7 +32,7 @@ class RecordedTasks(Tasks):
     number = 0
 
     def __init__(
-        self, package: str, inqueue: "Any", shared: "Shared", is_lazy: bool, record: "Record"
+        self, package: str, inqueue: "Any", shared: "InitArgs", is_lazy: bool, record: "Record"
     ) -> None:
         self._loads = module(package, "reduction").ForkingPickler.loads
         self._record = record
@@ -109,7 +109,7 @@ def run_recorded(
     target: "Callable[..., object]",
     inqueue: "Any",
     writer: "Any",
-    shared: "Shared",
+    shared: "InitArgs",
     is_lazy: bool,
     record: "Record",
     *args: "Any",

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Optional, Tuple
 
-    from .._shared.initargs import Shared
+    from .._shared.initargs import InitArgs
 
     _Task = Tuple[int, int, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
 
@@ -35,7 +35,9 @@ def explained(error: Exception) -> Exception:
 class Tasks:
     """The task queue of one worker, as that worker's loop sees it."""
 
-    def __init__(self, package: str, inqueue: "Any", shared: "Shared", lazy: bool = False) -> None:
+    def __init__(
+        self, package: str, inqueue: "Any", shared: "InitArgs", lazy: bool = False
+    ) -> None:
         self._pool = module(package, "pool")
         self._inqueue = inqueue
         self._shared = shared
@@ -144,7 +146,7 @@ def run(
     target: "Callable[..., object]",
     inqueue: "Any",
     outqueue: "Any",
-    shared: "Shared",
+    shared: "InitArgs",
     *args: "Any",
 ) -> None:
     """Run a worker's own target, stock or a subclass's, with tasks bound to initret."""

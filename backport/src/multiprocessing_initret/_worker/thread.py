@@ -7,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
-    from .._shared.initargs import Shared
+    from .._shared.initargs import InitArgs
 
 
 def run_thread(
@@ -15,7 +15,7 @@ def run_thread(
     target: "Callable[..., object]",
     inqueue: "Any",
     outqueue: "Any",
-    shared: "Shared",
+    shared: "InitArgs",
     *args: "Any",
 ) -> None:
     """Do as :func:`run` in a thread, and go on after what would end it.
