@@ -36,14 +36,14 @@ from .._shared.packages import log_warning, module
 from .._shared.record import Records
 from .._worker.process import run_process
 from .._worker.tasks import raise_error
+from . import template
 from .collector import Collector
 from .critical_section import CriticalSection
 from .main_module import explain_unpicklable
 from .result_pipes import result_pipes
-from .standard_pool import is_iterator
+from .standard_pool import is_iterator, raise_if_missing
 from .supervisor import Supervisor
 from .task_pipe import task_pipe
-from .template import Template
 from .worker_process import Channel, Vacancy
 from .workforce import Workforce
 
@@ -70,6 +70,8 @@ class ProcessSupervisor(Supervisor):
     def __init__(self, pool: "Any", package: str) -> None:
         super().__init__(pool, package)
         self._ctx = pool._ctx
+        if self._ctx.get_start_method() == "forkserver":
+            raise_if_missing(package, template.check(package))
         self._pickler = module(package, "reduction").ForkingPickler
         self._wait = module(package, "connection").wait
         self._section = CriticalSection()
@@ -127,7 +129,7 @@ class ProcessSupervisor(Supervisor):
     def _prepare(self, replaced: "Any") -> "Any":
         initargs = super()._prepare(replaced)
         if self._workforce is None:
-            self._template = Template(self._package, self._ctx, initargs)
+            self._template = template.Template(self._package, self._ctx, initargs)
             self._workforce = Workforce(
                 self._ctx,
                 self._standard,
@@ -191,6 +193,8 @@ class ProcessSupervisor(Supervisor):
 
     def _release(self, pool: "Any") -> None:
         self._template.close()
+        if self._initargs is not None:
+            self._initargs.close()
         if not pool.result_handler.is_alive():
             # Otherwise they would stay, with all that is open, until garbage is collected.
             self._collector.close()

@@ -108,6 +108,16 @@ def prepare(pool: "Any") -> None:
     pool._state = None
 
 
+def raise_if_missing(package: str, missing: "List[str]") -> None:
+    """Raise :exc:`RuntimeError` if an interpreter lacks names that this package relies on."""
+    if missing:
+        raise RuntimeError(
+            f"expect_initret=True does not support {package} of Python "
+            f"{platform.python_version()}, which has no {', no '.join(missing)}: install a newer "
+            "release of multiprocessing-initret, or create the pool without expect_initret"
+        )
+
+
 @functools.lru_cache(maxsize=None)
 def check(package: str) -> None:
     """Check that this interpreter has every private name and parameter we rely on.
@@ -124,12 +134,7 @@ def check(package: str) -> None:
         missing += _missing(pool, _REQUIRED_WITH_NOTIFIER)
     if "buffersize" in parameters(pool.Pool.imap):
         missing += _missing(pool, _REQUIRED_WITH_BUFFERSIZE)
-    if missing:
-        raise RuntimeError(
-            f"expect_initret=True is not supported by {package} of Python "
-            f"{platform.python_version()}, which has no {', no '.join(missing)}: install a newer "
-            "release of multiprocessing-initret, or create the pool without expect_initret"
-        )
+    raise_if_missing(package, missing)
 
 
 class StandardPool:
@@ -304,10 +309,7 @@ def has_standard_queues(pool: "Any", package: str) -> bool:
     )
     standard_method = module(package, "pool").Pool._setup_queues
     if not is_standard and type(pool)._setup_queues is standard_method:
-        raise RuntimeError(
-            f"expect_initret=True does not know the queues of {package} of Python "
-            f"{platform.python_version()}: install a newer release of multiprocessing-initret"
-        )
+        raise_if_missing(package, ["queues that it knows"])
     return is_standard
 
 

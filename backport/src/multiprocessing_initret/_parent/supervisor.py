@@ -22,7 +22,7 @@ import time
 import weakref
 from multiprocessing import util
 
-from .._shared.initargs import Shared
+from .._shared.initargs import InitArgs
 from .._worker.tasks import raise_error, run_worker
 from .._worker.thread import run_thread
 from . import standard_pool
@@ -67,7 +67,7 @@ class Supervisor:
 
     def __init__(self, pool: "Any", package: str) -> None:
         self._package = package
-        self._initargs: "Optional[Shared]" = None
+        self._initargs: "Optional[InitArgs]" = None
         self._results: "Any" = None
         self._hint = missing_name_hint()
         self._standard = standard_pool.StandardPool(pool, package)
@@ -94,14 +94,14 @@ class Supervisor:
             *context, target=self._run, args=(self._package, *args), **kwds
         )
 
-    def _prepare(self, replaced: "Any") -> Shared:
+    def _prepare(self, replaced: "Any") -> InitArgs:
         """Return the initializer and its arguments, as the workers receive them.
 
         The constructor of the pool creates the first worker, after it has set the
         attributes that are read here.
         """
         if self._initargs is None:
-            self._initargs = Shared((replaced.initializer, *replaced.initargs), self._package)
+            self._initargs = InitArgs((replaced.initializer, *replaced.initargs), self._package)
             self._results = self._standard.replace_cache(pending_results_class)
         return self._initargs
 

@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional, Tuple
 
-    from .._shared.initargs import Shared
+    from .._shared.initargs import InitArgs
     from .._shared.record import Record
     from .tasks import Task
 
@@ -67,7 +67,7 @@ class RecordedTasks(Tasks):
     number = 0
 
     def __init__(
-        self, package: str, inqueue: "Any", initargs: "Shared", hint: str, channel: "Any"
+        self, package: str, inqueue: "Any", initargs: "InitArgs", hint: str, channel: "Any"
     ) -> None:
         self._loads = module(package, "reduction").ForkingPickler.loads
         self._record: "Record" = channel.record
@@ -180,7 +180,7 @@ def run_process(
     args: "Tuple[Any, ...]",
     inqueue: "Any",
     channel: "Any",
-    initargs: "Shared",
+    initargs: "InitArgs",
     hint: str,
 ) -> None:
     """Run a worker process with recorded tasks and a result pipe of its own.

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
-    from .._shared.initargs import Shared
+    from .._shared.initargs import InitArgs
 
     Task = Tuple[int, int, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]
 
@@ -68,7 +68,7 @@ class Tasks:
         self,
         package: str,
         inqueue: "Any",
-        initargs: "Shared",
+        initargs: "InitArgs",
         hint: str = "",
         is_lazy: bool = False,
     ) -> None:
@@ -200,7 +200,7 @@ def run_worker(
     args: "Tuple[Any, ...]",
     inqueue: "Any",
     outqueue: "Any",
-    initargs: "Shared",
+    initargs: "InitArgs",
     hint: str,
 ) -> None:
     """Run a worker of a pool that has queues of its own."""

@@ -7,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Tuple
 
-    from .._shared.initargs import Shared
+    from .._shared.initargs import InitArgs
 
 
 def run_thread(
@@ -16,7 +16,7 @@ def run_thread(
     args: "Tuple[Any, ...]",
     inqueue: "Any",
     outqueue: "Any",
-    initargs: "Shared",
+    initargs: "InitArgs",
     hint: str,
 ) -> None:
     """Run a worker that is a thread, and continue after an exception that would end it.

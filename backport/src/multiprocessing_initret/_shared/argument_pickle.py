@@ -1,0 +1,184 @@
+"""The pickle of a pool's initializer and arguments, as the parent makes it once."""
+
+import copyreg
+import functools
+import io
+import sys
+import types
+from array import array
+
+from .argument_unpickler import aligned, placeholder
+from .memory import Memory
+from .packages import module
+from .plain_data import ALWAYS_IMPORTED, is_plain_class, is_plain_global
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import pickle
+    from typing import Any, Dict, List, Sequence, Set, Tuple
+
+# Which processes can unpickle an object, and everything that it contains, without running
+# code of the user's.
+_ANYWHERE = 0  # any process: built-in types
+_WHERE_IMPORTED = 1  # each process that has imported the classes: other plain data
+_NOWHERE = 2  # none: anything else
+
+# How objects of a class are pickled.
+_AS_PLAIN_DATA, _AS_GLOBAL, _INTO_STREAM, _INTO_STREAM_IF_POSSIBLE, _APART = range(5)
+
+# Multiprocessing registers reducers for these too, but their pickles suit any process.
+_FOR_ANY_PROCESS = (types.MethodType, type(str.join), type(int.__add__), functools.partial)
+
+
+class ArgumentPickle:
+    """The pickle of some objects, in memory that processes can receive.
+
+    The memory contains the streams, one for each object, then the out-of-band buffers, then
+    an index of where each of these parts ends.  One pickler writes all streams: an object
+    that occurs in two places is one object again when it is unpickled.  So the streams of
+    plain data come first, because a template loads these and no others.
+
+    Objects that only one process may receive (locks, queues, connections), or that are
+    pickled differently while a process is being started (a manager's proxies), are pickled
+    apart, for each process.  The streams contain placeholders of them.
+
+    :param objects: the objects
+    :param package: name of the package that starts the processes
+    """
+
+    def __init__(self, objects: "Sequence[Any]", package: str) -> None:
+        levels = [_ANYWHERE if is_plain_class(type(obj)) else _NOWHERE for obj in objects]
+        while True:
+            #: indexes of the objects, in the order of their streams
+            self.order = sorted(range(len(objects)), key=levels.__getitem__)
+            #: for each object of plain data: where its stream ends, and the names of the
+            #: classes and functions that must be imported to load it
+            self.plain: "List[Tuple[int, Set[Tuple[str, str]]]]" = []
+            #: objects that are pickled for each process
+            self.apart: "List[Any]" = []
+            try:
+                stream, buffers = self._dump(objects, package, levels)
+                break
+            except _OrderChanged:
+                pass
+        self.memory, self.index = self._store(package, stream, buffers)
+
+    @property
+    def plain_size(self) -> int:
+        """Size of the streams of plain data, in bytes."""
+        return self.plain[-1][0] if self.plain else 0
+
+    def _dump(
+        self, objects: "Sequence[Any]", package: str, levels: "List[int]"
+    ) -> "Tuple[io.BytesIO, List[pickle.PickleBuffer]]":
+        stream = io.BytesIO()
+        buffers: "List[pickle.PickleBuffer]" = []
+        pickler = _pickler_class(package)(stream, buffers.append, self.apart)
+        for i, following in zip(self.order, [*self.order[1:], None]):
+            pickler.level = levels[i]
+            pickler.highest_level = _NOWHERE if following is None else levels[following]
+            pickler.needed = set()
+            try:
+                pickler.dump(objects[i])
+            finally:
+                levels[i] = pickler.level
+            if pickler.level > pickler.highest_level:
+                raise _OrderChanged  # where a pickler of Python code has caught the first one
+            if pickler.level < _NOWHERE:
+                self.plain.append((stream.tell(), pickler.needed))
+        return stream, buffers
+
+    def _store(
+        self, package: str, stream: io.BytesIO, buffers: "List[pickle.PickleBuffer]"
+    ) -> "Tuple[Any, int]":
+        """Write all parts to memory, and return the memory and the offset of the index."""
+        parts, ends, position = [], array("Q"), 0
+        for part in [stream.getbuffer(), *(buffer.raw() for buffer in buffers)]:
+            position = aligned(position)
+            parts.append((position, part))
+            position += len(part)
+            ends.append(position)
+        index = aligned(position)
+        parts.append((index, memoryview(ends).cast("B")))
+        return Memory(package, parts, index + 8 * len(ends)), index
+
+
+class _OrderChanged(Exception):
+    """An object turned out not to be plain, so others must be pickled before it."""
+
+
+@functools.lru_cache(maxsize=None)
+def _pickler_class(package: str) -> "Any":
+    """Return the class of picklers for a package; multiprocess uses the pickler of dill."""
+    reduction = module(package, "reduction")
+    registered = reduction.ForkingPickler._extra_reducers
+    defaults = {
+        name: getattr(object, name, None)
+        for name in ("__reduce_ex__", "__reduce__", "__getstate__")
+    }
+
+    class Pickler(reduction.pickle.Pickler):  # type: ignore[misc,name-defined]
+        level = highest_level = _NOWHERE  # of the object that is pickled
+        needed: "Set[Tuple[str, str]]"
+
+        def __init__(self, file: "Any", buffer_callback: "Any", apart: "List[Any]") -> None:
+            super().__init__(file, 5, buffer_callback=buffer_callback)
+            self.dispatch_table = {**copyreg.dispatch_table, **registered}
+            self._apart = apart
+            self._ways: "Dict[type, int]" = {}
+
+        def reducer_override(self, obj: "Any") -> "Any":
+            cls = type(obj)
+            way = self._ways.get(cls)
+            if way is None:
+                way = self._ways[cls] = self._way_to_pickle(cls)
+            if way == _AS_PLAIN_DATA:
+                return NotImplemented
+            if way == _AS_GLOBAL:
+                self._require_global(obj)
+                return NotImplemented
+            self._raise_level(_NOWHERE)
+            if way == _INTO_STREAM:
+                return NotImplemented
+            if way == _INTO_STREAM_IF_POSSIBLE:
+                try:
+                    return obj.__reduce_ex__(5)
+                except Exception:
+                    # It asserts that a process is being started, as a lock does.  Or it
+                    # cannot be pickled at all, and raises again where one is started.
+                    pass
+            self._apart.append(obj)
+            return placeholder, (len(self._apart) - 1,)
+
+        def _way_to_pickle(self, cls: type) -> int:
+            managers = sys.modules.get(package + ".managers")
+            if cls in registered and cls not in _FOR_ANY_PROCESS:
+                return _APART
+            if managers and issubclass(cls, managers.BaseProxy):
+                return _APART
+            if is_plain_class(cls):
+                return _AS_PLAIN_DATA
+            if issubclass(cls, (type, types.FunctionType, types.BuiltinFunctionType)):
+                return _AS_GLOBAL
+            known = cls in copyreg.dispatch_table or cls in getattr(Pickler, "dispatch", ())
+            if known or issubclass(cls, _FOR_ANY_PROCESS):
+                return _INTO_STREAM
+            if any(getattr(cls, name, None) is not default for name, default in defaults.items()):
+                return _INTO_STREAM_IF_POSSIBLE
+            return _INTO_STREAM
+
+        def _require_global(self, obj: "Any") -> None:
+            """Note a class or function, which the stream refers to by its name."""
+            if not is_plain_global(obj):
+                self._raise_level(_NOWHERE)
+            elif obj.__module__ not in ALWAYS_IMPORTED:
+                self._raise_level(_WHERE_IMPORTED)
+                self.needed.add((obj.__module__, obj.__qualname__))
+
+        def _raise_level(self, level: int) -> None:
+            if level > self.level:
+                self.level = level
+                if level > self.highest_level:
+                    raise _OrderChanged
+
+    return Pickler

@@ -1,0 +1,49 @@
+"""Unpickle what ``argument_pickle`` has pickled, in a worker or a template."""
+
+import functools
+import mmap
+
+from .packages import module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Sequence, Tuple
+
+
+def aligned(position: int) -> int:
+    """Return the next multiple of 64 bytes, the alignment that Arrow recommends for buffers."""
+    return -(-position // 64) * 64
+
+
+def placeholder(number: int) -> "Any":
+    """Stand in a stream for an object that is pickled apart."""
+    raise NotImplementedError("the Unpickler below replaces this function")
+
+
+@functools.lru_cache(maxsize=None)
+def _unpickler_class(package: str) -> "Any":
+    """Return the class of unpicklers for a package; multiprocess uses the unpickler of dill."""
+
+    class Unpickler(module(package, "reduction").pickle.Unpickler):  # type: ignore[misc]
+        apart: "Sequence[Any]" = ()  # the objects that placeholders stand for
+        find_global: "Any" = None  # used instead of find_class() if it is set
+
+        def find_class(self, module_name: str, name: str) -> "Any":
+            if self.find_global:
+                return self.find_global(module_name, name)
+            if name == "placeholder" and module_name == placeholder.__module__:
+                return self.apart.__getitem__
+            return super().find_class(module_name, name)
+
+    return Unpickler
+
+
+def open_pickle(package: str, memory: "Any", index: int) -> "Tuple[Any, List[Any]]":
+    """Return an unpickler for the memory of a pickle, and a list for the objects it loads."""
+    file = memory.map(mmap.ACCESS_COPY)
+    # The objects that use these buffers keep the mapping.
+    view, buffers, start = memoryview(file), [], 0
+    for end in view[index:].cast("Q"):
+        buffers.append(view[start:end])
+        start = aligned(end)
+    return _unpickler_class(package)(file, buffers=buffers[1:]), []
