@@ -32,7 +32,7 @@ from .throttle import Throttle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
 
 # Objects of the module, with the parameters that are bound by name (functions), or the names
 # that their code uses (constructors, which set the attributes that we read).
@@ -49,10 +49,11 @@ _REQUIRED = {
         *("processes", "initializer", "initargs", "maxtasksperchild", "context"),
         *("_cache", "_ctx", "_pool", "_processes", "_state", "_taskqueue", "_terminate"),
         *("_worker_handler", "_task_handler", "_result_handler", "_setup_queues"),
-        *("_repopulate_pool", "_quick_put", "_quick_get", "_terminate_pool", "Process"),
+        *("_repopulate_pool", "_quick_put", "_quick_get", "_terminate_pool"),
     ),
     "ThreadPool.__init__": ("processes", "initializer", "initargs"),
     "Pool.Process": (),
+    "Pool._repopulate_pool": ("Process", "_processes"),
     "Pool._setup_queues": ("_inqueue", "_outqueue", "_quick_put", "_quick_get"),
     "Pool._map_async": ("func", "iterable", "mapper", "chunksize"),
     "Pool._guarded_task_generation": ("result_job", "func", "iterable"),
@@ -82,7 +83,7 @@ _REQUIRED_WITH_BUFFERSIZE = {
 _REQUIRED_OF_QUEUES = {"SimpleQueue.__init__": ("_reader", "_writer", "_rlock")}
 
 
-def _missing(namespace: "Any", required: "Dict[str, Tuple[str, ...]]") -> "Iterator[str]":
+def _missing(namespace: "Any", required: "Mapping[str, Tuple[str, ...]]") -> "Iterator[str]":
     for path, names in required.items():
         obj = namespace
         for name in path.split("."):
@@ -90,7 +91,7 @@ def _missing(namespace: "Any", required: "Dict[str, Tuple[str, ...]]") -> "Itera
         # A constructor that install() has replaced, or a class method.
         obj = getattr(obj, "standard", obj)
         obj = getattr(obj, "__func__", obj)
-        code = getattr(obj, "__code__", None)
+        code: "Any" = getattr(obj, "__code__", None)
         if obj is None or (names and code is None):
             yield f"{namespace.__name__}.{path}"
         elif names:
@@ -207,7 +208,7 @@ class StandardPool:
     def size(self) -> int:
         """Return how many workers the pool is to have, which a program may change."""
         pool: "Any" = self._weak_pool()
-        return 0 if pool is None else pool._processes  # type: ignore[no-any-return]
+        return 0 if pool is None else int(pool._processes)
 
     def needs_workers(self) -> bool:
         """Return whether the worker handler is to start replacements."""
@@ -215,7 +216,7 @@ class StandardPool:
         if pool is None or not hasattr(pool, "_worker_handler"):
             return pool is not None
         state = pool._worker_handler._state
-        return state == self.module.RUN or (pool._cache and state != self.module.TERMINATE)
+        return bool(state == self.module.RUN or (pool._cache and state != self.module.TERMINATE))
 
     def throttle(self, result: "Any", tasks: "Iterator[Any]") -> Throttle:
         """Return a throttle in place of the semaphore of an ``imap(buffersize=...)``."""
