@@ -1,0 +1,128 @@
+"""Private names of ``multiprocessing.pool``: an interpreter that lacks one is not supported."""
+
+import multiprocessing
+import multiprocessing.pool
+import multiprocessing.queues
+import types
+
+import multiprocessing_initret
+import pytest
+from conftest import TIMEOUT
+from multiprocessing_initret._parent import standard_pool, template
+
+
+def add(item, initret):
+    return item + initret
+
+
+def required():
+    """Yield each object of multiprocessing.pool that is required, and each name it must use."""
+    tables = [standard_pool._REQUIRED]
+    if hasattr(multiprocessing.pool, "_PoolCache"):
+        tables.append(standard_pool._REQUIRED_WITH_NOTIFIER)
+    if hasattr(multiprocessing.pool.Pool, "_imap"):
+        tables.append(standard_pool._REQUIRED_WITH_BUFFERSIZE)
+    for table in tables:
+        for path, names in table.items():
+            if not path.endswith("__init__"):  # a class without one inherits another
+                yield path, None
+            for name in names:
+                yield path, name
+
+
+@pytest.fixture(autouse=True)
+def unchecked():
+    """Let the next pool check the interpreter again."""
+    standard_pool.check.cache_clear()
+    yield
+    standard_pool.check.cache_clear()
+
+
+def find(path):
+    """Return the owner of an object, its name, and the object."""
+    obj = multiprocessing.pool
+    for name in path.split("."):
+        owner, obj = obj, getattr(obj, name)
+    return owner, name, obj
+
+
+def rename_in(function, name):
+    """Return a function that uses another name, for a parameter or an attribute."""
+    code = getattr(function, "__func__", function).__code__
+
+    def renamed(names):
+        return tuple("renamed" if item == name else item for item in names)
+
+    names = {"co_names": renamed(code.co_names), "co_varnames": renamed(code.co_varnames)}
+    return types.SimpleNamespace(__code__=types.SimpleNamespace(**names))
+
+
+@pytest.mark.parametrize("path, name", list(required()))
+def test_missing_name(monkeypatch, path, name):
+    owner, attribute, obj = find(path)
+    if name is not None:
+        monkeypatch.setattr(owner, attribute, rename_in(obj, name))
+    else:
+        monkeypatch.delattr(owner, attribute)
+    missing = f"multiprocessing.pool.{path}"
+    missing = missing if name is None else f"{name} in {missing}"
+    with pytest.raises(RuntimeError) as caught:
+        standard_pool.check("multiprocessing")
+    text = str(caught.value)
+    assert missing in text and "Python 3" in text and "install a newer release" in text
+
+
+def test_constructor_checks_the_interpreter(monkeypatch):
+    monkeypatch.delattr(multiprocessing.pool, "starmapstar")
+    for cls in (multiprocessing_initret.Pool, multiprocessing_initret.ThreadPool):
+        with pytest.raises(RuntimeError, match="no multiprocessing.pool.starmapstar"):
+            cls(1, int, (40,), expect_initret=True)
+        cls(1).terminate()  # without expect_initret nothing is checked
+    monkeypatch.undo()
+    with multiprocessing_initret.Pool(1, int, (40,), expect_initret=True) as pool:
+        assert pool.map_async(add, range(3)).get(TIMEOUT) == [40, 41, 42]
+
+
+def test_installed_constructors_are_checked():
+    with_installed = multiprocessing_initret.is_installed()
+    multiprocessing_initret.install()
+    try:
+        standard_pool.check("multiprocessing")
+    finally:
+        if not with_installed:
+            multiprocessing_initret.uninstall()
+
+
+def test_missing_name_of_queues(monkeypatch):
+    queue = multiprocessing.queues.SimpleQueue
+    monkeypatch.setattr(queue, "__init__", rename_in(queue.__init__, "_rlock"))
+    with pytest.raises(RuntimeError, match="no _rlock in multiprocessing.queues.SimpleQueue"):
+        standard_pool.check("multiprocessing")
+
+
+def test_missing_name_of_the_fork_server(monkeypatch):
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system has no fork server")
+    monkeypatch.setattr(template, "check", lambda package: [package + ".forkserver.main"])
+    context = multiprocessing.get_context("forkserver")
+    with pytest.raises(RuntimeError, match="no multiprocessing.forkserver.main"):
+        multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initret=True)
+
+
+def test_unknown_queues(monkeypatch):
+    class OtherQueue(multiprocessing.queues.SimpleQueue):
+        pass
+
+    monkeypatch.setattr(
+        multiprocessing.context.BaseContext, "SimpleQueue", lambda ctx: OtherQueue(ctx=ctx)
+    )
+    with pytest.raises(RuntimeError, match="no queues that it knows"):
+        multiprocessing_initret.Pool(1, int, (40,), expect_initret=True)
+
+
+def test_a_failed_constructor_reports_one_exception(capfd):
+    with pytest.raises(ValueError, match="requires an initializer"):
+        multiprocessing_initret.Pool(1, expect_initret=True)
+    with pytest.raises(TypeError, match="initargs must be a tuple, not int"):
+        multiprocessing_initret.Pool(1, int, 40, expect_initret=True)
+    assert capfd.readouterr().err == ""
