@@ -13,14 +13,18 @@ release = version = multiprocessing_initret.__version__
 extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 
-# Ray is too large to be installed for its name alone.
+# Ray is too large to be installed only for the documentation of one class.
 autodoc_mock_imports = ["ray"]
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the docstrings say the types in words
+autodoc_typehints = "none"  # the docstrings describe the types in words
+
+# Let a long signature have one parameter per line, so that it fits a narrow page.
+maximum_signature_line_length = 60
+python_maximum_signature_line_length = 60
 
 html_theme = "alabaster"
 html_theme_options = {
-    "description": "What a pool's initializer returned reaches every function",
+    "description": "Pass what the initializer returned to every task",
     "font_size": "16px",
     "page_width": "1180px",
     "sidebar_width": "240px",
@@ -28,3 +32,12 @@ html_theme_options = {
 html_static_path = ["_static"]
 html_show_copyright = False
 html_show_sourcelink = False
+
+
+def link_pages(app, path, parent, content):
+    """Make a link of CONTRIBUTING.rst, which GitHub resolves, a link between pages."""
+    content[0] = content[0].replace("<backport/docs/how-it-works.rst>", "<how-it-works.html>")
+
+
+def setup(app):
+    app.connect("include-read", link_pages)
