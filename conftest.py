@@ -9,11 +9,21 @@ import sys
 import pytest
 
 # The base classes of the tests.  A fork server has only PYTHONPATH to import them from.
-SUPPORT = str(pathlib.Path(__file__).parent / "backport" / "tests" / "conformance")
-sys.path.insert(0, SUPPORT)
+CONFORMANCE = pathlib.Path(__file__).parent / "backport" / "tests" / "conformance"
+sys.path.insert(0, str(CONFORMANCE))
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [SUPPORT, os.environ.get("PYTHONPATH")]),
+    filter(None, [str(CONFORMANCE), os.environ.get("PYTHONPATH")])
 )
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Collect the conformance tests only if an argument names their directory.
+
+    They need a multiprocessing that has the feature.  The package's other tests install the
+    feature themselves, and remove it again.
+    """
+    if collection_path == CONFORMANCE:
+        return None if any("conformance" in str(arg) for arg in config.args) else True
 
 
 def pytest_collection_modifyitems(items):
