@@ -1,7 +1,7 @@
 """The tests that land in CPython's Lib/test/_test_multiprocessing.py.
 
-tools/upstream.py inserts the lines between "Inserted" and "Not inserted" there, in front of
-_TestPoolWorkerErrors.  Here pytest runs them, against the patch and against the package.
+tools/upstream.py inserts the lines between the comments "Inserted" and "Not inserted" there,
+after the class _TestPool.  Here pytest runs them, against the patch and against the package.
 """
 
 import multiprocessing
