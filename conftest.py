@@ -1,4 +1,4 @@
-"""Has pytest run the suite in Lib/test as it lands in CPython, on any Python."""
+"""Lets pytest run the tests in Lib/test and backport/tests/conformance on every Python."""
 
 import faulthandler
 import inspect
@@ -8,37 +8,26 @@ import sys
 
 import pytest
 
-PROJECT = pathlib.Path(__file__).parent
-SUITE = PROJECT / "Lib" / "test"
-# The package `test` has its parts in both.
-PATH = [str(PROJECT / "backport" / "tests" / "cpython"), str(PROJECT / "Lib")]
-
-if sys.platform == "darwin":
-    # It may crash there, and CPython does not test it (bpo-33725).
-    collect_ignore = [str(SUITE / "test_multiprocessing_fork")]
+# The base classes of the tests.  A fork server has only PYTHONPATH to import them from.
+CONFORMANCE = pathlib.Path(__file__).parent / "backport" / "tests" / "conformance"
+sys.path.insert(0, str(CONFORMANCE))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(CONFORMANCE), os.environ.get("PYTHONPATH")])
+)
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_make_collect_report(collector):
-    """Import the suite's files, which have one name in three folders.
+def pytest_ignore_collect(collection_path, config):
+    """Collect the conformance tests only if an argument names their directory.
 
-    The __init__.py that tells them apart is CPython's own.
+    They need a multiprocessing that has the feature.  The package's other tests install the
+    feature themselves, and remove it again.
     """
-    option = collector.config.option
-    mode = option.importmode
-    if isinstance(collector, pytest.Module) and SUITE in collector.path.parents:
-        option.importmode = "importlib"
-        if sys.path[:2] != PATH:
-            sys.path[:0] = PATH
-            # A fork server has only this.
-            before = filter(None, [os.environ.get("PYTHONPATH")])
-            os.environ["PYTHONPATH"] = os.pathsep.join([*PATH, *before])
-    yield
-    option.importmode = mode
+    if collection_path == CONFORMANCE:
+        return None if any("conformance" in str(arg) for arg in config.args) else True
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what is for the imap() of Python 3.16 alone."""
+    """Skip the tests of imap(buffersize=), which Python 3.16 adds."""
     from multiprocessing.pool import Pool
 
     if "buffersize" not in inspect.signature(Pool.imap).parameters:
@@ -48,5 +37,5 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_unconfigure():
-    """Give the end of the interpreter a limit too, and say what it waits for."""
+    """Bound the exit of the interpreter too, and print what it waits for."""
     faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)

@@ -1,24 +1,28 @@
-"""Make a tree that stands in for a CPython checkout, where none can be had.
+"""Make a directory that stands in for a CPython checkout.
 
     python tools/stand_in.py DEST
     python tools/upstream.py DEST
     PYTHONPATH=DEST/Lib python -m test ...
 
-DEST becomes a git repository with the Lib folder of the Python that runs this,
-which should be a new one.  No installation has what stands in Doc and Misc: there
-the files that a patch is for are made of the lines that it quotes.
+DEST becomes a git repository with the Lib directory of the Python that runs this program, which
+should be a recent one.  An installation has no Doc and Misc: files there that a patch changes are
+made of the lines that the patch quotes.
 """
 
 import argparse
+import os
 import pathlib
 import shutil
+import stat
 import sysconfig
 
-from upstream import Checkout
+from upstream import AFTER_TEST_CLASS, TESTS, Checkout
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
-# What the suite uses of CPython's main branch that Python 3.14 does not have.
-YOUNGER = """
+# The part of CPython's main branch that concerns this project.
+MAIN = pathlib.Path(os.environ.get("CPYTHON") or HERE.parent / "shared" / "cpython-main")
+# The tests use this context manager of CPython's main branch, which Python 3.14 lacks.
+SINCE_315 = """
 
 @contextlib.contextmanager
 def ignore_fork_in_thread_deprecation_warnings():
@@ -29,7 +33,7 @@ def ignore_fork_in_thread_deprecation_warnings():
 
 
 def quoted(patch):
-    """Return the text of a file, as far as the patch of it quotes it."""
+    """Return the text of a file before its patch, as far as the patch quotes it."""
     lines = ["A page of documentation", "=======================", ""]
     for line in patch.read_text(encoding="utf-8").splitlines()[3:]:
         if line.startswith("@@"):
@@ -39,25 +43,44 @@ def quoted(patch):
     return "\n".join([*lines, "   The end.", ""])
 
 
-def make(dest, folder="."):
-    """Make the tree, with the whole standard library or one folder of it."""
+def make(dest, directory="."):
+    """Make the checkout, with the whole standard library or one directory of it."""
     stdlib = pathlib.Path(sysconfig.get_path("stdlib"))
     ignored = shutil.ignore_patterns("__pycache__", "site-packages", "dist-packages", "config-*")
     shutil.copytree(
-        str(stdlib / folder),
-        str(dest / "Lib" / folder),
+        str(stdlib / directory),
+        str(dest / "Lib" / directory),
         ignore=ignored,
         ignore_dangling_symlinks=True,  # Debian's sitecustomize.py, without /etc
     )
     for patch in [path for top in ("Doc", "Lib", "Misc") for path in (HERE / top).rglob("*.patch")]:
-        file = dest / patch.relative_to(HERE).with_suffix("")
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(quoted(patch), encoding="utf-8")
+        write_if_missing(dest / patch.relative_to(HERE).with_suffix(""), quoted(patch))
+    write_if_missing(
+        dest / TESTS, f"import multiprocessing\n\n{AFTER_TEST_CLASS}    raise KeyError\n"
+    )
     helper = dest / "Lib" / "test" / "support" / "warnings_helper.py"
     if helper.exists() and "def ignore_fork_in_thread" not in helper.read_text(encoding="utf-8"):
         with helper.open("a", encoding="utf-8") as file:
-            file.write(YOUNGER)
+            file.write(SINCE_315)
+    commit(dest)
+
+
+def make_main(dest):
+    """Make the checkout of CPython's main branch."""
+    shutil.copytree(str(MAIN), str(dest), ignore=shutil.ignore_patterns("__pycache__", ".git"))
+    for path in [dest, *dest.rglob("*")]:
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)  # The original may be read-only.
+    commit(dest)
+
+
+def write_if_missing(file, text):
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+
+def commit(dest):
+    """Make a directory a git repository with one commit."""
     (dest / ".gitignore").write_text("__pycache__/\n")
     checkout = Checkout(dest)
     for command in (
@@ -76,7 +99,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dest", metavar="DEST", type=pathlib.Path, help="a folder to be made")
+    parser.add_argument("dest", metavar="DEST", type=pathlib.Path, help="a directory to create")
     make(parser.parse_args().dest)
 
 

@@ -1,9 +1,9 @@
-"""Run the suite against a fork of multiprocessing, with the backport installed there.
+"""Run the tests against a derivative of multiprocessing, with the package installed there.
 
-    python tools/suite_for.py PACKAGE FOLDER [PYTEST_ARG...]
+    python tools/suite_for.py PACKAGE DIRECTORY [PYTEST_ARG...]
 
-The suite, and what runs it here, are copied to the folder, and there the name of
-the package stands where multiprocessing's stood.
+The tests of Lib/test and backport/tests/conformance are copied to the directory, with the name
+of the derivative in place of "multiprocessing".
 """
 
 import pathlib
@@ -14,13 +14,17 @@ import multiprocessing_initret
 import pytest
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
-SUITE = "conftest.py", "Lib/test/**/*.py", "backport/tests/cpython/**/*.py"
+TESTS = "Lib/test", "backport/tests/conformance"
 
-if __name__ == "__main__":  # and not in the workers
-    package, folder = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
-    for path in [path for pattern in SUITE for path in PROJECT.glob(pattern)]:
-        copy = folder / path.relative_to(PROJECT)
+if __name__ == "__main__":  # A spawned worker imports this module too.
+    package, directory = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
+    copied = [PROJECT / "conftest.py"]
+    for name in TESTS:
+        copied += (PROJECT / name).glob("*.py")
+    for path in copied:
+        copy = directory / path.relative_to(PROJECT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(re.sub(r"\bmultiprocessing\b", package, path.read_text()))
     multiprocessing_initret.install(package)
-    sys.exit(pytest.main(["-c", str(PROJECT / "tox.ini"), str(folder), *sys.argv[3:]]))
+    tests = [str(directory / name) for name in TESTS]
+    sys.exit(pytest.main(["-c", str(PROJECT / "tox.ini"), *tests, *sys.argv[3:]]))

@@ -1,4 +1,4 @@
-"""tools/upstream.py: one commit in a CPython checkout, or that checkout as it was."""
+"""tools/upstream.py makes one commit in a CPython checkout, or leaves the checkout unchanged."""
 
 import pathlib
 import re
@@ -7,10 +7,13 @@ import sys
 
 import pytest
 import stand_in
+import upstream as upstream_module
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 DOC = "Doc/library/multiprocessing.rst"
 POOL = "Lib/multiprocessing/pool.py"
+NEWS = "Misc/NEWS.d/next/Library/2026-11-22-15-30-00.gh-issue-79018.kT3vQz.rst"
+WHATS_NEW = "Doc/whatsnew/3.16.rst"
 
 
 def run(*command, cwd):
@@ -36,7 +39,7 @@ def checkout(tmp_path):
 
 
 def state(checkout):
-    """Everything about a checkout that a refusal must leave alone."""
+    """Return everything about a checkout that a refusal must not change."""
     return [
         run("git", *command, cwd=checkout).stdout
         for command in (
@@ -56,10 +59,38 @@ def refused(checkout, *args):
     return message
 
 
+@pytest.fixture
+def checkout_of_main(tmp_path):
+    if not stand_in.MAIN.is_dir():
+        pytest.skip("CPYTHON does not name a directory with CPython's main branch")
+    stand_in.make_main(tmp_path / "main")
+    return tmp_path / "main"
+
+
+def test_main(checkout_of_main):
+    code, message = upstream(checkout_of_main, "--check")
+    assert code == 0, message
+    code, message = upstream(checkout_of_main)
+    assert code == 0, message
+    diff = run("git", "diff", "main", "--", upstream_module.TESTS, cwd=checkout_of_main).stdout
+    added = [line[1:] for line in diff.splitlines()[4:] if line.startswith("+")]
+    assert "\n".join(added) + "\n" == upstream_module.read_test_class()
+    assert len(added) <= 150
+    assert not [line for line in diff.splitlines()[4:] if line.startswith("-")]
+    assert (checkout_of_main / POOL).read_text("utf-8").count("_ExpectInitret") == 3
+    news = (checkout_of_main / WHATS_NEW).read_text(encoding="utf-8")
+    assert "(Contributed by A. Developer, based on a patch by Sean Harrington," in news
+
+
+def test_few_hunks():
+    patch = (HERE / f"{POOL}.patch").read_text(encoding="utf-8")
+    assert len(re.findall("^@@", patch, re.MULTILINE)) <= 9
+
+
 def test_one_commit(checkout):
     before = state(checkout)
     code, message = upstream(checkout, "--check")
-    assert code == 0 and "patches apply" in message
+    assert code == 0 and "tests apply" in message
     assert state(checkout) == before
 
     code, message = upstream(checkout)
@@ -71,7 +102,9 @@ def test_one_commit(checkout):
 
     changed = run("git", "diff", "--name-only", "main", cwd=checkout).stdout.split()
     landing = run("git", "ls-files", "Doc", "Lib", "Misc", cwd=HERE).stdout.split()
-    assert sorted(changed) == sorted(name.replace(".patch", "") for name in landing)
+    landing.remove("Lib/test/test_pool_initret.py")
+    names = [name.replace(".patch", "") for name in landing]
+    assert sorted(changed) == sorted([*names, upstream_module.TESTS])
     for name in landing:
         if not name.endswith(".patch"):
             assert (checkout / name).read_bytes() == (HERE / name).read_bytes()
@@ -80,7 +113,7 @@ def test_one_commit(checkout):
 
     before = state(checkout)
     code, message = upstream(checkout)
-    assert code == 0 and "done already" in message
+    assert code == 0 and "Nothing to do" in message
     assert state(checkout) == before
 
 
@@ -100,26 +133,26 @@ def test_branch_cannot_be_made(checkout):
     assert "no..name" in refused(checkout, "--check", "--branch", "no..name")
 
 
-def test_another_file_of_the_name(checkout):
-    name = "Lib/test/_test_multiprocessing_initret.py"
-    (checkout / name).parent.mkdir(exist_ok=True)
+def test_file_exists(checkout):
+    name = NEWS
+    (checkout / name).parent.mkdir(parents=True, exist_ok=True)
     (checkout / name).write_text("# other\n")
     run("git", "add", ".", cwd=checkout)
     run("git", "commit", "-q", "-m", "Other", cwd=checkout)
-    assert f"{name}: there is another" in refused(checkout, "--check")
+    assert f"{name}: a file with this name exists" in refused(checkout, "--check")
 
 
-def test_an_ignored_file_of_the_name(checkout):
-    name = "Lib/test/_test_multiprocessing_initret.py"
-    (checkout / ".git" / "info" / "exclude").write_text("Lib/test\n")
-    (checkout / name).parent.mkdir(exist_ok=True)
+def test_ignored_file_exists(checkout):
+    name = NEWS
+    (checkout / ".git" / "info" / "exclude").write_text("Misc/NEWS.d\n")
+    (checkout / name).parent.mkdir(parents=True, exist_ok=True)
     (checkout / name).write_text("# mine\n")
     code, message = upstream(checkout)
     assert code == 1 and name in message
     assert (checkout / name).read_text() == "# mine\n"
 
 
-def test_amid_a_merge(checkout):
+def test_unfinished_merge(checkout):
     head = run("git", "rev-parse", "HEAD", cwd=checkout).stdout
     (checkout / ".git" / "MERGE_HEAD").write_text(head)
     assert "MERGE_HEAD" in refused(checkout)
@@ -133,7 +166,7 @@ def test_in_a_hook(checkout, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["edited", "staged", "untracked"])
-def test_dirty(checkout, change):
+def test_uncommitted_changes(checkout, change):
     if change == "untracked":
         (checkout / "notes").write_text("")
     else:
@@ -144,10 +177,10 @@ def test_dirty(checkout, change):
     assert ("notes" if change == "untracked" else POOL) in refused(checkout)
 
 
-def test_no_cpython(checkout, tmp_path):
+def test_not_cpython(checkout, tmp_path):
     run("git", "rm", "-q", POOL, cwd=checkout)
-    run("git", "commit", "-q", "-m", "No more of it", cwd=checkout)
-    assert "is no CPython" in refused(checkout)
+    run("git", "commit", "-q", "-m", "Remove pool.py", cwd=checkout)
+    assert "is not CPython" in refused(checkout)
     assert "not the top of a git checkout" in upstream(tmp_path)[1]
     assert "not the top of a git checkout" in upstream(tmp_path / "missing")[1]
 
@@ -156,13 +189,14 @@ def test_a_hunk_that_does_not_apply(checkout):
     text = (checkout / POOL).read_text(encoding="utf-8")
     (checkout / POOL).write_text(text.replace("def mapstar(", "def map_star("), encoding="utf-8")
     (checkout / DOC).unlink()
+    (checkout / upstream_module.TESTS).write_text("")
     run("git", "commit", "-q", "-a", "-m", "Something has changed", cwd=checkout)
     for args in [], ["--check"]:
         message = refused(checkout, *args)
         assert re.search(rf"{POOL}: this hunk does not apply: @@ -\d+", message)
-        assert DOC in message
+        assert DOC in message and "def raising():" in message
 
 
 def test_no_identity(checkout):
     run("git", "config", "user.name", "", cwd=checkout)
-    assert "git commit-tree failed" in refused(checkout)
+    assert "git var failed" in refused(checkout)
