@@ -15,8 +15,8 @@ import subprocess
 import sys
 import xml.etree.ElementTree
 
-PYTHONS = ["python3.{}".format(minor) for minor in range(6, 16)] + ["python3.14t", "pypy3.11"]
-RAY = ["python3.{}".format(minor) for minor in range(10, 15)]
+PYTHONS = [f"python3.{minor}" for minor in range(6, 16)] + ["python3.14t", "pypy3.11"]
+RAY = [f"python3.{minor}" for minor in range(10, 15)]
 ALL = "python -m tox -m all -p auto"
 OTHERS = "the slow tests, the examples, the documentation, the types, the style"
 
