@@ -1,4 +1,4 @@
-"""python -m multiprocessing_initret"""
+"""Tests of python -m multiprocessing_initret."""
 
 import contextlib
 import multiprocessing
@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import pytest
+from multiprocessing_initret import __version__
 
 POOLS = """
 import multiprocessing
@@ -14,26 +15,27 @@ import sys
 from multiprocessing import Pool
 from multiprocessing.dummy import Pool as ThreadPool
 
-class Value:
-    number = 40
+class Number:
+    value = 40
 
-def give():
-    return Value()
+def make_number():
+    return Number()
 
 def add(item, initret):
-    return item + initret.number
+    return item + initret.value
 
 def use_pool(number):
-    with Pool(2, give, expect_initret=True) as pool:
+    with Pool(2, make_number, expect_initret=True) as pool:
         print(pool.map(add, range(number)), flush=True)
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
     use_pool(3)
-    with ThreadPool(2, give, expect_initret=True) as pool:
+    with ThreadPool(2, make_number, expect_initret=True) as pool:
         print(pool.map(add, range(2)), flush=True)
-    with multiprocessing.Manager() as manager, manager.Pool(2, give, expect_initret=True) as pool:
-        print(pool.map(add, range(2)), flush=True)
+    with multiprocessing.Manager() as manager:
+        with manager.Pool(2, make_number, expect_initret=True) as pool:
+            print(pool.map(add, range(2)), flush=True)
     process = multiprocessing.Process(target=use_pool, args=(1,))
     process.start()
     process.join()
@@ -47,13 +49,13 @@ print(sys.argv[1:], __name__, __file__, __spec__ and __spec__.name, __builtins__
 print(sorted(name for name in globals() if name not in ("__annotations__", "__cached__")))
 print(sys.modules["__main__"].__dict__ is globals(), sys.path[0])
 if not sys.flags.isolated and not getattr(sys.flags, "safe_path", False):
-    import neighbour
+    import sibling
 
-def go_on_after_the_last_line():
+def check_main_after_the_last_line():
     threading.main_thread().join()
     print(sys.modules["__main__"].__dict__ is globals())
 
-threading.Thread(target=go_on_after_the_last_line).start()
+threading.Thread(target=check_main_after_the_last_line).start()
 """
 
 
@@ -77,21 +79,25 @@ def test_package(python, tmp_path):
     assert printed == POOLS_PRINT
 
 
+# Options of the program, not of the package.
 ARGS = ["-m", "-x", "--", "--help", "last"]
 
 
 @pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
+def directory(tmp_path):
+    """Make a directory with a program and a module that it imports."""
+    directory = tmp_path / "directory"
+    directory.mkdir()
     for name in ("program.py", "__main__.py"):
-        (folder / name).write_text(FACTS)
-    (folder / "neighbour.py").write_text("print('found')")
-    return folder
+        (directory / name).write_text(FACTS)
+    (directory / "sibling.py").write_text("print('found')")
+    return directory
 
 
 @pytest.fixture
-def runs_as_alone(python):
+def runs_as_by_python(python):
+    """Check that a program prints what it prints when Python runs it directly."""
+
     def check(*program):
         args = [*program, *ARGS]
         assert python("-m", "multiprocessing_initret", *args) == python(*args)
@@ -101,49 +107,49 @@ def runs_as_alone(python):
     return check
 
 
-def test_a_script_runs_as_it_would_alone(folder, runs_as_alone):
-    runs_as_alone(folder / "program.py")
-    runs_as_alone(os.path.join("folder", "program.py"))
+def test_a_script_runs_as_by_python(directory, runs_as_by_python):
+    runs_as_by_python(directory / "program.py")
+    runs_as_by_python(os.path.join("directory", "program.py"))
 
 
-def test_a_link_runs_as_it_would_alone(folder, tmp_path, runs_as_alone):
+def test_a_link_runs_as_by_python(directory, tmp_path, runs_as_by_python):
     link = tmp_path / "link.py"
     with contextlib.suppress(OSError):
-        link.symlink_to(folder / "program.py")
+        link.symlink_to(directory / "program.py")
     if not link.exists():
-        pytest.skip("Windows makes no symbolic links for everybody, Wine none")
-    runs_as_alone("link.py")
+        pytest.skip("creating symbolic links needs a privilege on Windows, and Wine has none")
+    runs_as_by_python("link.py")
 
 
-def test_a_folder_runs_as_it_would_alone(folder, runs_as_alone):
-    runs_as_alone(folder)
-    runs_as_alone("folder")
+def test_a_directory_runs_as_by_python(directory, runs_as_by_python):
+    runs_as_by_python(directory)
+    runs_as_by_python("directory")
 
 
-def test_a_zip_file_runs_as_it_would_alone(folder, runs_as_alone):
-    zip_file = shutil.make_archive(str(folder), "zip", str(folder))
-    runs_as_alone(zip_file)
-    runs_as_alone("folder.zip")
+def test_a_zip_file_runs_as_by_python(directory, runs_as_by_python):
+    zip_file = shutil.make_archive(str(directory), "zip", str(directory))
+    runs_as_by_python(zip_file)
+    runs_as_by_python("directory.zip")
 
 
 @pytest.mark.parametrize("option", [["-m", "program"], ["-mprogram"]])
-def test_a_module_runs_as_it_would_alone(python, tmp_path, option):
+def test_a_module_runs_as_by_python(python, tmp_path, option):
     (tmp_path / "program.py").write_text(FACTS)
-    (tmp_path / "neighbour.py").write_text("print('found')")
+    (tmp_path / "sibling.py").write_text("print('found')")
     args = [*option, *ARGS]
     assert python("-m", "multiprocessing_initret", *args) == python(*args)
 
 
-def test_a_folder_has_pools(python, tmp_path):
+def test_a_directory_uses_pools(python, tmp_path):
     method = multiprocessing.get_all_start_methods()[0]
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "pools.py").write_text(POOLS.replace(GUARD, "def main():"))
-    (tmp_path / "folder" / "__main__.py").write_text(GUARD + "\n    import pools; pools.main()")
-    assert python("-m", "multiprocessing_initret", "folder", method) == POOLS_PRINT
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory" / "pools.py").write_text(POOLS.replace(GUARD, "def main():"))
+    (tmp_path / "directory" / "__main__.py").write_text(GUARD + "\n    import pools; pools.main()")
+    assert python("-m", "multiprocessing_initret", "directory", method) == POOLS_PRINT
 
 
 @pytest.mark.skipif(
-    sys.implementation.name == "pypy", reason="PyPy's prompt has a __main__ of its own"
+    sys.implementation.name == "pypy", reason="PyPy's prompt uses another __main__ module"
 )
 def test_interactive(python, tmp_path):
     (tmp_path / "program.py").write_text("number = 41")
@@ -160,25 +166,44 @@ def test_help(python):
     assert python("-m", "multiprocessing_initret", "--help").startswith("usage: ")
 
 
+def test_version(python):
+    printed = python("-m", "multiprocessing_initret", "--version")
+    assert printed == f"multiprocessing-initret {__version__}\n"
+
+
+@pytest.mark.parametrize("program", [["program.py"], ["-m", "program"]])
+def test_a_traceback_has_one_line_of_ours(python, tmp_path, program):
+    (tmp_path / "program.py").write_text("raise LookupError('no luck')")
+    printed = python("-m", "multiprocessing_initret", *program, code=1)
+    assert printed.endswith("LookupError: no luck\n")
+    assert printed.count(os.path.join("multiprocessing_initret", "__main__.py")) == 1
+
+
+def test_a_syntax_error_has_no_traceback(python, tmp_path):
+    (tmp_path / "program.py").write_text("for = 1")
+    printed = python("-m", "multiprocessing_initret", "program.py", code=1)
+    assert printed.startswith("  File ") and "SyntaxError: " in printed
+
+
 @pytest.mark.parametrize(
-    "args, complaint",
+    "args, reason",
     [
-        ([], "name a program"),
-        (["-m"], "name a program"),
+        ([], "name a script"),
+        (["-m"], "name a script"),
         (["missing.py"], "missing.py"),
         (["-c", "pass"], "install()"),
         (["-i", "program.py"], "python -i -m multiprocessing_initret"),
     ],
 )
-def test_nothing_to_run(python, args, complaint):
+def test_usage_errors(python, args, reason):
     message = python("-m", "multiprocessing_initret", *args, code=2)
-    assert message.startswith("usage: ") and complaint in message
+    assert message.startswith("usage: ") and reason in message
 
 
 def test_no_such_module(python):
     assert "missing" in python("-m", "multiprocessing_initret", "-m", "missing", code=1)
 
 
-def test_a_folder_without_main(python, tmp_path):
-    (tmp_path / "folder").mkdir()
-    assert "__main__" in python("-m", "multiprocessing_initret", "folder", code=1)
+def test_a_directory_without_main(python, tmp_path):
+    (tmp_path / "directory").mkdir()
+    assert "__main__" in python("-m", "multiprocessing_initret", "directory", code=1)

@@ -1,4 +1,4 @@
-"""install("multiprocess"): the fork of multiprocessing that pickles by dill."""
+"""Tests of install("multiprocess"), a derivative of multiprocessing that pickles with dill."""
 
 import inspect
 import multiprocessing.dummy
@@ -21,7 +21,7 @@ def installed():
     uninstall("multiprocess")
 
 
-def give(value):
+def return_value(value):
     return value
 
 
@@ -30,7 +30,7 @@ def add(item, initret):
 
 
 def state(package):
-    """What install() changes in a package, each thing as it is now."""
+    """Return everything that install() changes in a package, in its current state."""
     functions = package.Pool.__func__, package.dummy.Pool
     return [
         package.pool.Pool.__init__,
@@ -40,8 +40,8 @@ def state(package):
     ]
 
 
-def takes(package):
-    """Tell whether a package has the feature: as a whole or not at all."""
+def accepts_initret(package):
+    """Return whether the pools of a package accept expect_initret: all of them or none."""
     pools = package.Pool, package.pool.Pool, package.pool.ThreadPool, package.dummy.Pool
     answers = {"expect_initret" in inspect.signature(pool).parameters for pool in pools}
     assert answers == {is_installed(package.__name__)}
@@ -53,21 +53,21 @@ def check(pool):
         assert pool.map_async(add, range(3)).get(TIMEOUT) == [40, 41, 42]
 
 
-def test_each_package_on_its_own():
-    stock = state(multiprocessing), state(multiprocess)
+def test_packages_are_installed_separately():
+    original = state(multiprocessing), state(multiprocess)
     for one, other in (multiprocessing, multiprocess), (multiprocess, multiprocessing):
         install(one.__name__)
-        assert takes(one) and not takes(other)
+        assert accepts_initret(one) and not accepts_initret(other)
         install(other.__name__)
         for package in one, other:
-            assert takes(package)
-            check(package.Pool(1, give, (40,), expect_initret=True))
-            check(package.dummy.Pool(1, give, (40,), expect_initret=True))
+            assert accepts_initret(package)
+            check(package.Pool(1, return_value, (40,), expect_initret=True))
+            check(package.dummy.Pool(1, return_value, (40,), expect_initret=True))
         uninstall(one.__name__)
-        assert takes(other) and not takes(one)
-        check(other.Pool(1, give, (40,), expect_initret=True))
+        assert accepts_initret(other) and not accepts_initret(one)
+        check(other.Pool(1, return_value, (40,), expect_initret=True))
         uninstall(other.__name__)
-        assert (state(multiprocessing), state(multiprocess)) == stock
+        assert (state(multiprocessing), state(multiprocess)) == original
 
 
 def test_it_is_not_imported_before(python):
@@ -75,10 +75,10 @@ def test_it_is_not_imported_before(python):
 
 
 def nested(queue):
-    """Use the feature in a process that has not called install() itself."""
-    with multiprocess.Pool(1, give, (40,), expect_initret=True) as pool:
+    """Use expect_initret in a process that has not called install() itself."""
+    with multiprocess.Pool(1, return_value, (40,), expect_initret=True) as pool:
         result = pool.map_async(add, range(3)).get(TIMEOUT)
-    queue.put((result, takes(multiprocessing)))
+    queue.put((result, accepts_initret(multiprocessing)))
 
 
 def nested_twice(method, queue):
@@ -87,7 +87,7 @@ def nested_twice(method, queue):
     process.join(TIMEOUT)
 
 
-def test_children_have_it(installed, start_method):
+def test_children_accept_expect_initret(installed, start_method):
     context = multiprocess.get_context(start_method)
     queue = context.Queue()
     for target, args in ((nested, (queue,)), (nested_twice, (start_method, queue))):
@@ -126,12 +126,12 @@ def test_failing_lambda(installed, start_method):
             result.get(TIMEOUT)
 
 
-# What spawned workers cannot import: it is in no file.
+# Spawned workers cannot import the functions of a session: they are in no file.
 SESSION = """
 import multiprocess, multiprocessing_initret
 multiprocessing_initret.install("multiprocess")
 
-def give(value):
+def return_value(value):
     return value
 
 def add(item, initret):
@@ -141,17 +141,17 @@ def use_pool(*initializer):
     with multiprocess.get_context("{}").Pool(2, *initializer, expect_initret=True) as pool:
         print(pool.map_async(add, range(3)).get(30))
 
-use_pool(give, (40,))
+use_pool(return_value, (40,))
 
-# By default dill leaves out what the functions use of the session's own.
+# By default dill does not pickle the globals of the session that its functions use.
 import dill
 dill.settings["recurse"] = True
 forty = 40
 
-def give_global():
-    return give(forty)
+def return_global():
+    return return_value(forty)
 
-use_pool(give_global)
+use_pool(return_global)
 """
 
 

@@ -1,4 +1,4 @@
-"""The Pool of multiprocessing_initret.ray, on a Ray of one node that is started here."""
+"""Tests of multiprocessing_initret.ray on a cluster of one node, started by the tests."""
 
 import functools
 import gc
@@ -21,7 +21,7 @@ import ray  # noqa: E402
 import ray.util.multiprocessing  # noqa: E402
 from multiprocessing_initret.ray import Pool  # noqa: E402
 
-# As functions of __main__ are: an actor need not find this file.
+# Pickle functions of these modules like those of __main__: actors cannot import the modules.
 for module in (sys.modules[__name__], conftest):
     ray.cloudpickle.register_pickle_by_value(module)
 
@@ -45,11 +45,11 @@ def one_node():
 
 @pytest.fixture(scope="module")
 def pool(one_node):
-    with Pool(2, give, (40,), expect_initret=True) as pool:
+    with Pool(2, return_value, (40,), expect_initret=True) as pool:
         yield pool
 
 
-def give(value):
+def return_value(value):
     return value
 
 
@@ -65,7 +65,7 @@ def add_named(item, initret, **kwargs):
     return item + initret, kwargs
 
 
-def add_when_there(path, initret):
+def add_when_path_exists(path, initret):
     wait_until(path.exists)
     return initret
 
@@ -94,24 +94,24 @@ def test_chunks(pool, chunksize):
     assert sorted(pool.imap_unordered(add, range(5), chunksize)) == expected
 
 
-def test_nothing_to_do(pool):
+def test_empty_iterables(pool):
     assert pool.map(add, []) == []
     assert list(pool.imap(add, [])) == list(pool.imap_unordered(add, iter([]))) == []
 
 
 def make_lock():
-    """Make what cannot be pickled, and tell where it was made."""
+    """Return the process ID, and an object that cannot be pickled."""
     return os.getpid(), threading.Lock()
 
 
-def whose(item, initret):
+def identify(item, initret):
     pid, lock = initret
     return os.getpid(), pid, id(lock), lock.locked()
 
 
-def test_one_value_for_each_actor():
+def test_each_actor_has_its_own_initret():
     with Pool(2, make_lock, expect_initret=True) as pool:
-        seen = set(pool.map(whose, range(20), 1)) | set(pool.imap(whose, range(4)))
+        seen = set(pool.map(identify, range(20), 1)) | set(pool.imap(identify, range(4)))
     assert len(seen) == 2
     assert {pid for pid, _, _, _ in seen} == {made_in for _, made_in, _, _ in seen}
 
@@ -120,10 +120,10 @@ def is_none(item, initret):
     return initret is None
 
 
-def test_none_is_a_value():
+def test_initret_may_be_false_or_none():
     with Pool(1, int, ray_remote_args={"num_cpus": 1}, expect_initret=True) as pool:
         assert pool.map(add, [1]) == [1]
-    with Pool(1, give, [None], expect_initret=True) as pool:
+    with Pool(1, return_value, [None], expect_initret=True) as pool:
         assert pool.map(is_none, [1, 2]) == [True, True]
 
 
@@ -143,7 +143,7 @@ def test_callbacks(pool):
     assert arrived.acquire(timeout=TIMEOUT)
     pool.map_async(add, [1, 2], callback=callback, error_callback=error_callback)
     assert arrived.acquire(timeout=TIMEOUT)
-    # Ray's Pool hands the chunks' results to the callback as they come.
+    # Ray's Pool passes the results to the callback in the order in which chunks finish.
     assert (results[0], sorted(results[1]), errors) == (41, [41, 42], [])
     pool.apply_async(add, ("1",), callback=callback, error_callback=error_callback)
     assert arrived.acquire(timeout=TIMEOUT)
@@ -153,9 +153,9 @@ def test_callbacks(pool):
 
 
 def test_timeouts(pool, tmp_path):
-    path = tmp_path / "there"
-    result = pool.apply_async(add_when_there, (path,))
-    results = pool.imap(add_when_there, [path])
+    path = tmp_path / "created"
+    result = pool.apply_async(add_when_path_exists, (path,))
+    results = pool.imap(add_when_path_exists, [path])
     with pytest.raises(multiprocessing.TimeoutError):
         result.get(0.01)
     with pytest.raises(multiprocessing.TimeoutError):
@@ -164,7 +164,7 @@ def test_timeouts(pool, tmp_path):
     assert result.get(TIMEOUT) == results.next(TIMEOUT) == 40
 
 
-def name_when_there(path, initret):
+def name_when_path_exists(path, initret):
     wait_until(path.exists)
     return path.name
 
@@ -172,14 +172,14 @@ def name_when_there(path, initret):
 def test_order_of_results(pool, tmp_path):
     late, early = tmp_path / "late", tmp_path / "early"
     early.touch()
-    ordered = pool.imap(name_when_there, [late, early])
+    ordered = pool.imap(name_when_path_exists, [late, early])
     with pytest.raises(multiprocessing.TimeoutError):
         ordered.next(0.01)
     late.touch()
     assert list(ordered) == ["late", "early"]
 
     late.unlink()
-    unordered = pool.imap_unordered(name_when_there, [late, early])
+    unordered = pool.imap_unordered(name_when_path_exists, [late, early])
     assert unordered.next(TIMEOUT) == "early"
     late.touch()
     assert unordered.next(TIMEOUT) == "late"
@@ -187,7 +187,7 @@ def test_order_of_results(pool, tmp_path):
 
 def test_maxtasksperchild():
     with Pool(1, make_lock, maxtasksperchild=2, expect_initret=True) as pool:
-        seen = [pool.apply(whose, (item,)) for item in range(5)]
+        seen = [pool.apply(identify, (item,)) for item in range(5)]
     pids = [pid for pid, _, _, _ in seen]
     assert pids == [made_in for _, made_in, _, _ in seen]
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
@@ -195,11 +195,11 @@ def test_maxtasksperchild():
 
 
 def test_close_and_join(tmp_path):
-    path = tmp_path / "there"
-    pool = Pool(1, give, (40,), expect_initret=True)
+    path = tmp_path / "created"
+    pool = Pool(1, return_value, (40,), expect_initret=True)
     with pytest.raises(ValueError, match="still running"):
         pool.join()
-    result = pool.apply_async(add_when_there, (path,))
+    result = pool.apply_async(add_when_path_exists, (path,))
     pool.close()
     for method in (pool.map, pool.starmap, pool.imap, pool.imap_unordered, pool.apply):
         with pytest.raises(ValueError, match="not running"):
@@ -210,8 +210,8 @@ def test_close_and_join(tmp_path):
 
 
 def test_terminate(tmp_path):
-    with Pool(1, give, (40,), expect_initret=True) as pool:
-        result = pool.apply_async(add_when_there, (tmp_path / "never",))
+    with Pool(1, return_value, (40,), expect_initret=True) as pool:
+        result = pool.apply_async(add_when_path_exists, (tmp_path / "never",))
     with pytest.raises(ValueError, match="not running"):
         pool.map(add, [1])
     pool.join()
@@ -233,9 +233,9 @@ def double(item):
     return item * 2
 
 
-def test_off():
+def test_without_expect_initret():
     initargs = (40,)
-    with Pool(1, give, initargs) as pool, ray.util.multiprocessing.Pool(1) as rays:
+    with Pool(1, return_value, initargs) as pool, ray.util.multiprocessing.Pool(1) as rays:
         assert pool.map(double, range(3)) == [0, 2, 4]
         for one in (pool, rays):
             [(actor, _)] = one._actor_pool
@@ -265,16 +265,16 @@ def test_without_ray(python, tmp_path):
         "import multiprocessing_initret\n"
         "import multiprocessing_initret.ray\n"
     )
-    assert "pip install multiprocessing-initret[ray]" in python("program.py", code=1)
+    assert "python -m pip install ray" in python("program.py", code=1)
 
 
 #
-# When things fail
+# Failures
 #
 
 
 def raised_by(pool, func, items):
-    """What each method of the pool raises for these items."""
+    """Yield the exception that each method of the pool raises for these items."""
     calls = [
         lambda: pool.map(func, items),
         lambda: pool.map_async(func, items, 2).get(TIMEOUT),
@@ -308,7 +308,7 @@ def fail_at_one(item, initret):
 
 
 def count_failures(results, expected):
-    """Go to the end of what imap() returned, and count the items that raised."""
+    """Consume an iterator that imap() returned, and count the items that raised."""
     count = 0
     while True:
         try:
@@ -346,7 +346,7 @@ def test_python_type_errors(pool):
 
 
 class Awkward(Exception):
-    """Can be pickled, but not unpickled."""
+    """An exception that can be pickled but not unpickled."""
 
     def __init__(self, one, two):
         super().__init__(one)
@@ -429,7 +429,7 @@ def test_failing_initializer(tmp_path):
         assert pool.map(add, range(40)) == list(range(40, 80))
 
 
-def test_trouble_that_passes_loses_no_task(tmp_path):
+def test_a_transient_failure_costs_no_task(tmp_path):
     database, runs = tmp_path / "database", tmp_path / "runs"
     with Pool(2, connect, (database, runs), expect_initret=True) as pool:
         assert len(runs.read_text().split()) == 2
@@ -442,22 +442,22 @@ def get_pid(item, initret):
     return os.getpid()
 
 
-def end(item, initret):
+def exit_worker(item, initret):
     os._exit(1)
 
 
 def test_killed_actor():
-    with Pool(2, give, (40,), expect_initret=True) as pool:
+    with Pool(2, return_value, (40,), expect_initret=True) as pool:
         with pytest.raises(ray.exceptions.RayActorError):
-            pool.apply_async(end, (1,)).get(TIMEOUT)
-        # Ray's Pool does not replace it, and goes on giving it every second task.
-        outcomes = []
+            pool.apply_async(exit_worker, (1,)).get(TIMEOUT)
+        # Ray's Pool does not replace the actor, and keeps sending it every second task.
+        results = []
         for _ in range(4):
             try:
-                outcomes.append(pool.apply_async(add, (1,)).get(TIMEOUT))
+                results.append(pool.apply_async(add, (1,)).get(TIMEOUT))
             except ray.exceptions.RayActorError:
-                outcomes.append(None)
-        assert outcomes in ([41, None] * 2, [None, 41] * 2)
+                results.append(None)
+        assert results in ([41, None] * 2, [None, 41] * 2)
         with pytest.raises(ray.exceptions.RayActorError):
             pool.map_async(add, range(4)).get(TIMEOUT)
         with pytest.raises(ray.exceptions.RayActorError):
@@ -466,7 +466,7 @@ def test_killed_actor():
 
 
 def test_actor_killed_while_idle():
-    with Pool(1, give, (40,), expect_initret=True) as pool:
+    with Pool(1, return_value, (40,), expect_initret=True) as pool:
         os.kill(pool.apply(get_pid, (1,)), signal.SIGKILL)
         with pytest.raises(ray.exceptions.RayActorError):
             pool.apply_async(add, (1,)).get(TIMEOUT)
@@ -477,17 +477,17 @@ def test_killed_actor_that_ray_restarts():
     with Pool(1, make_lock, ray_remote_args=options, expect_initret=True) as pool:
         killed = pool.apply(get_pid, (1,))
         os.kill(killed, signal.SIGKILL)
-        pid, made_in, _, _ = pool.apply_async(whose, (1,)).get(TIMEOUT)
+        pid, made_in, _, _ = pool.apply_async(identify, (1,)).get(TIMEOUT)
     assert pid == made_in != killed
 
 
-def leave():
+def exit_initializer():
     sys.exit(1)
 
 
 def test_initializer_that_exits():
     with pytest.raises(ray.exceptions.RayActorError):
-        Pool(1, leave, expect_initret=True)
+        Pool(1, exit_initializer, expect_initret=True)
 
 
 #
@@ -503,7 +503,7 @@ def used_memory():
     )
 
 
-def look(item, initret):
+def describe(item, initret):
     return os.getpid(), (float(initret.sum()), initret.flags.owndata, initret.flags.writeable)
 
 
@@ -515,10 +515,10 @@ def first_of(values):
 def test_initargs_are_stored_once(nested):
     wait_until(lambda: used_memory() < MB)
     array = numpy.ones(LARGE // 8)
-    initializer, initargs = (first_of, ([array],)) if nested else (give, (array,))
+    initializer, initargs = (first_of, ([array],)) if nested else (return_value, (array,))
     with Pool(4, initializer, initargs, expect_initret=True) as pool:
-        seen = pool.map(look, range(4), 1)
-        # What is stored after the actors have started is seen after what they stored.
+        seen = pool.map(describe, range(4), 1)
+        # When this array is reported as stored, everything that the actors stored is too.
         marker = ray.put(numpy.ones(LARGE // 8))
         wait_until(lambda: used_memory() >= 2 * LARGE)
         assert used_memory() < 2 * LARGE + MB
@@ -529,10 +529,10 @@ def test_initargs_are_stored_once(nested):
     wait_until(lambda: used_memory() < MB)
 
 
-def test_what_the_initializer_holds_is_stored_once():
+def test_data_of_the_initializer_are_stored_once():
     initializer = functools.partial(first_of, [numpy.arange(3)])
     with Pool(1, initializer, expect_initret=True) as pool:
-        assert pool.apply(look, (1,))[1] == (3, False, False)
+        assert pool.apply(describe, (1,))[1] == (3, False, False)
 
 
 #
@@ -550,26 +550,26 @@ def set_global(value):
 def add_global(item):
     return item + number
 
-def give(value):
+def return_value(value):
     return value
 
 def add(item, initret):
     return item + initret
 
 if __name__ == "__main__":
-    with Pool(2, give, (40,), ray_address=sys.argv[1], expect_initret=True) as pool:
+    with Pool(2, return_value, (40,), ray_address=sys.argv[1], expect_initret=True) as pool:
         print(pool.map(add, range(3)))
     with Pool(2, set_global, (40,), ray_address=sys.argv[1]) as pool:
         print(pool.map(add_global, range(3)))
 """
 
 
-def test_globals_are_not_seen(python, tmp_path):
+def test_globals_are_not_visible(python, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     address = ray.get_runtime_context().gcs_address
     assert "NameError: name 'number' is not defined" in python("program.py", address, code=1)
     (tmp_path / "program.py").write_text("".join(PROGRAM.splitlines(True)[:-2]))
-    assert "[40, 41, 42]\n" in python("program.py", address)  # Ray prints messages too
+    assert "[40, 41, 42]\n" in python("program.py", address)  # among Ray's messages
 
 
 MOVED = """

@@ -1,4 +1,4 @@
-"""The Pool of multiprocessing_initret.ray, on two nodes of Ray that are started here."""
+"""Tests of multiprocessing_initret.ray on a cluster of two nodes, started by the tests."""
 
 import sys
 
@@ -24,10 +24,10 @@ LARGE = 64 * MB
 
 @pytest.fixture
 def two_nodes():
-    """Yield two nodes, the first of which is ours, and a function that kills the second."""
+    """Yield the IDs of this process's node and of another, and a function that kills the other."""
     ray.shutdown()
     node = {"num_cpus": 2, "object_store_memory": 200 * MB}
-    # The copy of an object that a second node reads is reported too.
+    # Also report the copies of objects that are on the second node.
     config = {"scheduler_report_pinned_bytes_only": False}
     cluster = Cluster(
         initialize_head=True,
@@ -49,8 +49,8 @@ def get_node(*args):
     return ray.get_runtime_context().get_node_id(), args
 
 
-def where(item, initret):
-    """Tell on which node the initializer ran, and on which node this runs."""
+def get_nodes(item, initret):
+    """Return the node on which the initializer ran, and the node on which this runs."""
     node, _ = initret
     return node, ray.get_runtime_context().get_node_id()
 
@@ -74,7 +74,7 @@ def test_both_nodes_work_and_each_stores_the_array_once(two_nodes):
     array = numpy.ones(LARGE // 8)
     nodes = set(two_nodes[:2])
     with Pool(4, get_node, (array,), ray_remote_args={"num_cpus": 1}, expect_initret=True) as pool:
-        seen = pool.map_async(where, range(100), chunksize=5).get(TIMEOUT)
+        seen = pool.map_async(get_nodes, range(100), chunksize=5).get(TIMEOUT)
         assert set(seen) == {(node, node) for node in nodes}
         totals = pool.map_async(total, range(4), chunksize=1).get(TIMEOUT)
         assert set(totals) == {(node, LARGE / 8, False) for node in nodes}
@@ -83,11 +83,11 @@ def test_both_nodes_work_and_each_stores_the_array_once(two_nodes):
         assert max(used_memory().values()) < LARGE + MB
 
 
-def stay(folder, initret):
-    """Tell that a node is at work, and go on with it when it is told to."""
+def wait_for_file(directory, initret):
+    """Create a file named like the node, and wait for another: the node may continue."""
     node, _ = initret
-    (folder / node).touch()
-    wait_until((folder / (node + " may go on")).exists)
+    (directory / node).touch()
+    wait_until((directory / (node + " may continue")).exists)
     return node
 
 
@@ -95,28 +95,28 @@ def test_a_node_is_lost(two_nodes, tmp_path):
     first, second, kill_second = two_nodes
     options = {"num_cpus": 2}  # one actor for each node
     with Pool(2, get_node, ray_remote_args=options, expect_initret=True) as pool:
-        assert set(pool.map(where, range(2), chunksize=1)) == {(first, first), (second, second)}
-        one_by_one = pool.imap(stay, [tmp_path] * 2)
-        mapped = pool.map_async(stay, [tmp_path] * 2)
-        tasks = [pool.apply_async(stay, (tmp_path,)) for _ in range(2)]
+        assert set(pool.map(get_nodes, range(2), chunksize=1)) == {(first, first), (second, second)}
+        one_by_one = pool.imap(wait_for_file, [tmp_path] * 2)
+        mapped = pool.map_async(wait_for_file, [tmp_path] * 2)
+        tasks = [pool.apply_async(wait_for_file, (tmp_path,)) for _ in range(2)]
         for node in (first, second):
             wait_until((tmp_path / node).exists)
 
         kill_second()
-        (tmp_path / (first + " may go on")).touch()
+        (tmp_path / (first + " may continue")).touch()
         with pytest.raises(ray.exceptions.RayActorError):
             mapped.get(TIMEOUT)
-        # Each other task of that node is lost as well, and no task of the first.
-        tasks += [pool.apply_async(stay, (tmp_path,)) for _ in range(2)]
+        # Every task of that node fails, and no task of the first.
+        tasks += [pool.apply_async(wait_for_file, (tmp_path,)) for _ in range(2)]
         for pair in [
             [one_by_one.next] * 2,
             [tasks[0].get, tasks[1].get],
             [tasks[2].get, tasks[3].get],
         ]:
-            outcomes = []
+            results = []
             for get in pair:
                 try:
-                    outcomes.append(get(timeout=TIMEOUT))
+                    results.append(get(timeout=TIMEOUT))
                 except ray.exceptions.RayActorError:
-                    outcomes.append("lost")
-            assert sorted(outcomes) == sorted([first, "lost"])
+                    results.append("lost")
+            assert sorted(results) == sorted([first, "lost"])

@@ -1,4 +1,4 @@
-"""The pools of torch.multiprocessing, with tensors in CPU memory."""
+"""Tests of install() with the pools of torch.multiprocessing, with tensors in CPU memory."""
 
 import pytest
 from conftest import TIMEOUT
@@ -10,10 +10,10 @@ queue = pytest.importorskip("torch.multiprocessing.queue")
 
 
 class TorchPool(pool.Pool):
-    """Torch's own class of pools, with its worker and its queues.
+    """Torch's own class of pools, made to work.
 
-    No Python can make one as it is: it calls its queues and, since 3.8, its
-    Process without the context (pytorch issue 16954).
+    It calls its queues and, since Python 3.8, Process without the context, so no Python
+    can make one (pytorch issue 16954).
     """
 
     def _setup_queues(self):
@@ -26,12 +26,12 @@ class TorchPool(pool.Pool):
         return self._ctx.Process(**kwds)
 
 
-def give(table):
+def return_table(table):
     return table
 
 
 def count(index, initret):
-    """Write to the table, for the parent to see."""
+    """Write to the table, which the parent shares."""
     initret[index] += 1
     return initret[index].item()
 
@@ -62,13 +62,13 @@ def make(request, installed, start_method):
 
 
 def test_table_is_shared(make, table):
-    with make(give, table) as one_worker:
+    with make(return_table, table) as one_worker:
         counted = one_worker.map_async(count, range(5), chunksize=1).get(TIMEOUT)
     assert counted == table.tolist() == [1, 2, 3, 4, 5]
 
 
 def test_tensors_as_items(make, table):
-    with make(give, table) as one_worker:
+    with make(return_table, table) as one_worker:
         result = one_worker.apply_async(add, (torch.ones(5, dtype=int),)).get(TIMEOUT)
         assert result.tolist() == [1, 2, 3, 4, 5]
         (result,) = one_worker.map_async(add, [torch.ones(5, dtype=int)]).get(TIMEOUT)
@@ -83,5 +83,5 @@ def test_failing_initializer(make, table):
 
 
 def test_default_context(installed, table):
-    with multiprocessing.Pool(1, give, (table,), expect_initret=True) as one_worker:
+    with multiprocessing.Pool(1, return_table, (table,), expect_initret=True) as one_worker:
         assert one_worker.map_async(count, range(5)).get(TIMEOUT) == [1, 2, 3, 4, 5]

@@ -1,4 +1,7 @@
-"""What a type checker says of a program that uses the package: no test runs this."""
+"""Program that type checkers check, with the package and with the stubs for typeshed.
+
+No test runs it.
+"""
 
 import multiprocessing
 from typing import assert_type
@@ -12,7 +15,7 @@ assert_type(multiprocessing_initret.is_installed(), bool)
 assert_type(multiprocessing_initret.__version__, str)
 
 
-def give(factor: int) -> int:
+def return_factor(factor: int) -> int:
     return factor
 
 
@@ -24,7 +27,7 @@ def scale_both(number: int, other: int, initret: int) -> float:
     return number * other * initret
 
 
-def plain(number: int) -> str:
+def to_text(number: int) -> str:
     return str(number)
 
 
@@ -33,10 +36,10 @@ class Scaler:
         return number * initret
 
 
-def use(pool: "Pool | ThreadPool") -> None:
+def check_methods(pool: "Pool | ThreadPool") -> None:
     assert_type(pool.map(scale, [1, 2]), list[float])
     assert_type(pool.map(Scaler().method, range(3), chunksize=2), list[float])
-    assert_type(pool.map(plain, [1]), list[str])
+    assert_type(pool.map(to_text, [1]), list[str])
     assert_type(pool.map(abs, [1]), list[int])
     assert_type(pool.map_async(scale, [1]).get(), list[float])
     assert_type(list(pool.imap(scale, [1])), list[float])
@@ -49,9 +52,11 @@ def use(pool: "Pool | ThreadPool") -> None:
     pool.imap_unordered(Scaler().method, ["1"])  # type: ignore[arg-type]
 
 
-with Pool(4, give, (1,), expect_initret=True) as pool:
-    use(pool)
-with Pool(4, give, (1,), 1, multiprocessing.get_context("spawn"), expect_initret=True) as pool:
-    use(pool)
-with ThreadPool(4, give, (1,), expect_initret=True) as thread_pool:
-    use(thread_pool)
+with Pool(4, return_factor, (1,), expect_initret=True) as pool:
+    check_methods(pool)
+with Pool(
+    4, return_factor, (1,), 1, multiprocessing.get_context("spawn"), expect_initret=True
+) as pool:
+    check_methods(pool)
+with ThreadPool(4, return_factor, (1,), expect_initret=True) as thread_pool:
+    check_methods(thread_pool)

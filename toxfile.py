@@ -1,0 +1,19 @@
+"""Plugin of tox: skip the environments that need what this machine does not have."""
+
+import os
+import pathlib
+import shutil
+
+from tox.plugin import impl
+from tox.tox_env.errors import Skip
+
+
+@impl
+def tox_before_run_commands(tox_env):
+    name = tox_env.conf.name
+    if name == "windows" and not shutil.which("wine"):
+        raise Skip("Wine is not on PATH")
+    if name.startswith("next-"):
+        main = os.environ.get("CPYTHON_MAIN", "")
+        if not pathlib.Path(main, "Lib", "multiprocessing", "pool.py").exists():
+            raise Skip("CPYTHON_MAIN does not name a checkout of CPython's main branch")
