@@ -1,0 +1,91 @@
+"""Critical sections, in which the garbage collector must not terminate the pool."""
+
+import threading
+
+import pytest
+from conftest import TIMEOUT
+from multiprocessing_initret._parent.critical_section import CriticalSection
+
+
+@pytest.fixture
+def section():
+    return CriticalSection()
+
+
+def in_thread(function):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    return results[0]
+
+
+def test_outside(section):
+    assert not section.postpones(print)
+    with section:
+        pass
+    assert not section.postpones(print)
+
+
+def test_inside(section):
+    calls = []
+    with section:
+        assert section.postpones(calls.append, 1)
+        assert calls == []
+    assert calls == [1]
+    with section:
+        pass
+    assert calls == [1]
+
+
+def test_nested(section):
+    calls = []
+    with section:
+        with section:
+            assert section.postpones(calls.append, 1)
+        assert calls == []
+    assert calls == [1]
+
+
+def test_exception(section):
+    calls = []
+    with pytest.raises(LookupError), section:
+        section.postpones(calls.append, 1)
+        raise LookupError
+    assert calls == [1] and not section.postpones(print)
+
+
+def test_other_thread(section):
+    """Another thread is not in the section, and does not make the calls of this one."""
+    calls = []
+
+    def enter_and_leave():
+        with section:
+            return section.postpones(calls.append, 2)
+
+    with section:
+        assert section.postpones(calls.append, 1)
+        assert not in_thread(lambda: section.postpones(print))
+        assert in_thread(enter_and_leave)
+        assert calls == [2]
+    assert calls == [2, 1]
+
+
+def test_without_a_with_statement(section):
+    calls = []
+    section.thread = threading.get_ident()
+    assert section.postpones(calls.append, 1)
+    assert not in_thread(lambda: section.postpones(print))
+    section.run_postponed()
+    assert calls == []
+    section.thread = None
+    section.run_postponed()
+    assert calls == [1] and not section.postponed
+
+
+def test_call_is_made_outside(section):
+    """The function that was postponed asks again, and is not postponed then."""
+    postponed = []
+    with section:
+        section.postpones(lambda: postponed.append(section.postpones(print)))
+    assert postponed == [False]

@@ -1,0 +1,94 @@
+"""The framing of messages, whatever parts they arrive in."""
+
+import multiprocessing
+import os
+
+import pytest
+from multiprocessing_initret._shared import messages
+from multiprocessing_initret._shared.messages import (
+    LONG_HEADER,
+    RESULT_HEADER,
+    MessageBuffer,
+    TruncatedMessage,
+    header,
+)
+
+SIZES = [0, 1, 5, 20, 300, 2, 0]
+
+
+def stream(sizes=SIZES):
+    return b"".join(header(size) + bytes([size % 251]) * size for size in sizes)
+
+
+def check(found, sizes=SIZES):
+    assert [bytes(message) for message in found] == [bytes([size % 251]) * size for size in sizes]
+
+
+@pytest.mark.parametrize("part_size", [1, 2, 3, 5, 7, 100, 1000])
+def test_parts_of_one_size(part_size):
+    buffer, data, found = MessageBuffer(), stream(), []
+    for start in range(0, len(data), part_size):
+        found += buffer.feed(data[start : start + part_size])
+    check(found)
+
+
+def test_two_parts():
+    data = stream()
+    for middle in range(len(data) + 1):
+        buffer = MessageBuffer()
+        check(buffer.feed(data[:middle]) + buffer.feed(data[middle:]))
+
+
+def test_one_message():
+    buffer = MessageBuffer()
+    for size in 0, 1, 1000:
+        check(buffer.feed(stream([size])), [size])
+
+
+def test_header_of_a_long_message():
+    assert header(2**31 - 1) == b"\x7f\xff\xff\xff"
+    assert header(2**31) == b"\xff\xff\xff\xff" + (2**31).to_bytes(8, "big")
+    data = LONG_HEADER.pack(-1, 5) + b"12345" + stream([1])
+    for middle in range(len(data) + 1):
+        buffer = MessageBuffer()
+        found = buffer.feed(data[:middle]) + buffer.feed(data[middle:])
+        assert [bytes(message) for message in found] == [b"12345", b"\1"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="its connections have no headers")
+@pytest.mark.parametrize("size", [10, 20000])
+def test_messages_of_a_connection(size):
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer:
+        writer.send_bytes(bytes(size))
+        buffer, found = MessageBuffer(), []
+        while not found:
+            found = buffer.feed(os.read(reader.fileno(), 7000))
+    assert [bytes(message) for message in found] == [bytes(size)]
+
+
+@pytest.mark.parametrize("part_size", [1, 6, 50, 200])
+def test_no_memory(monkeypatch, part_size):
+    """Such a message is discarded, except its beginning, and those after it arrive."""
+
+    def allocate(size):
+        if size > 100:
+            raise MemoryError
+        return bytearray(size)
+
+    monkeypatch.setattr(messages, "bytearray", allocate, raising=False)
+    buffer, data, found = MessageBuffer(), stream([3, 250, 4, 249]), []
+    for start in range(0, len(data), part_size):
+        found += buffer.feed(data[start : start + part_size])
+    assert [type(message) for message in found] == [
+        memoryview,
+        TruncatedMessage,
+        memoryview,
+        TruncatedMessage,
+    ]
+    assert [bytes(message) for message in found] == [
+        b"\3" * 3,
+        bytes([250]) * RESULT_HEADER.size,
+        b"\4" * 4,
+        bytes([249]) * RESULT_HEADER.size,
+    ]
