@@ -196,21 +196,6 @@ class IdleThreadPool(multiprocessing.pool.ThreadPool):
         raise AssertionError("the pool started a worker")
 
 
-class RecordingThreadPool(multiprocessing.pool.ThreadPool):
-    """Records the tasks that it puts on its queue."""
-
-    def _setup_queues(self):
-        super()._setup_queues()
-        self.tasks = []
-        put = self._quick_put
-
-        def record(task):
-            self.tasks.append(task)
-            put(task)
-
-        self._quick_put = record
-
-
 class _TestInitretInThisProcess(InitretMixin, BaseTestCase):
     """Tests that do not depend on processes, or can observe threads only."""
 
@@ -277,22 +262,6 @@ class _TestInitretInThisProcess(InitretMixin, BaseTestCase):
             pool.terminate()
             pool.join()
             self.assertIs(caught.exc_type, InitializerError)
-
-    def test_same_tasks(self):
-        tasks = []
-        for expect_initret in False, True:
-            pool = RecordingThreadPool(1, return_value, (40,), expect_initret=expect_initret)
-            with pool:
-                pool.apply(with_default, (1,))
-                pool.apply(any_keyword, (1,), {"key": 3})
-                pool.map(with_default, range(3))
-                pool.starmap(with_default, [(1,), (2,)])
-                list(pool.imap(with_default, range(3), chunksize=2))
-            pool.join()
-            tasks.append([task[1:] for task in pool.tasks if task is not None])
-        without, with_expect_initret = tasks
-        self.assertGreaterEqual(len(without), 5)
-        self.assertEqual(with_expect_initret, without)
 
 
 install_tests_in_module_dict(globals())

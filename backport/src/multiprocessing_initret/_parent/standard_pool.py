@@ -300,7 +300,9 @@ def _returning(value: "Any") -> "Callable[[], Any]":
 def has_standard_queues(pool: "Any", package: str) -> bool:
     """Return whether a pool sends tasks and receives results through the standard queues.
 
-    :raises RuntimeError: if it does not, and no subclass has replaced them
+    A subclass or a context of the program's own may have others.
+
+    :raises RuntimeError: if the interpreter itself has others
     """
     kind = module(package, "queues").SimpleQueue
     is_standard = (
@@ -308,8 +310,9 @@ def has_standard_queues(pool: "Any", package: str) -> bool:
         and pool._quick_put == pool._inqueue._writer.send
         and pool._quick_get == pool._outqueue._reader.recv
     )
-    standard_method = module(package, "pool").Pool._setup_queues
-    if not is_standard and type(pool)._setup_queues is standard_method:
+    has_standard_method = type(pool)._setup_queues is module(package, "pool").Pool._setup_queues
+    has_standard_context = isinstance(pool._ctx, module(package, "context").BaseContext)
+    if not is_standard and has_standard_method and has_standard_context:
         raise_if_missing(package, ["queues that it knows"])
     return is_standard
 
