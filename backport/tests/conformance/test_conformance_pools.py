@@ -21,7 +21,6 @@ from conformance_functions import (
     InitretMixin,
     UseCounter,
     add,
-    any_keyword,
     call_with_items,
     count_and_fail,
     count_and_return,
