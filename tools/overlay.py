@@ -1,11 +1,14 @@
-"""Write a patched copy of this interpreter's multiprocessing package.
+"""Write a patched copy of the multiprocessing package.
 
-    python tools/overlay.py DEST
+    python tools/overlay.py DEST [--base CHECKOUT] [--unpatched]
     PYTHONPATH=DEST python ...
 
-The first line writes DEST/multiprocessing: the standard library's package of
-the interpreter that runs it, changed by every patch in Lib/multiprocessing.
-The second runs that interpreter with it.  DEST is complete or not there.
+The first command writes DEST/multiprocessing: the package of the interpreter that runs it, with
+every patch in Lib/multiprocessing applied.  The second runs that interpreter with it.  If the
+first command fails, DEST is not changed.
+
+With --base, the packages multiprocessing and concurrent are copied from a CPython checkout, so that
+the newest release can run those of the main branch.  --unpatched leaves out the patches.
 """
 
 import argparse
@@ -24,14 +27,14 @@ VERSION = sys.version.split()[0]
 PATCHES = pathlib.Path(__file__).resolve().parent.parent / "Lib" / "multiprocessing"
 
 
-def apply(patch, folder):
-    """Apply one patch of CPython's Lib/ to the copy of Lib/ in folder."""
-    # Without a repository around it `git apply` changes the files as they are,
-    # but inside one it would silently skip what that repository does not hold.
-    env = without_locators(GIT_CEILING_DIRECTORIES=os.path.dirname(folder))
+def apply(patch, directory):
+    """Apply one patch of CPython's Lib/ to the copy of Lib/ in a directory."""
+    # Outside of a repository, `git apply` changes the files; inside one, it silently skips
+    # files that the repository does not track.
+    env = without_locators(GIT_CEILING_DIRECTORIES=os.path.dirname(directory))
     done = subprocess.run(
         ["git", "-c", "core.autocrlf=false", "apply", "-p2", str(patch)],
-        cwd=folder,
+        cwd=directory,
         env=env,
         stderr=subprocess.PIPE,
         universal_newlines=True,
@@ -43,47 +46,68 @@ def apply(patch, folder):
         )
 
 
-def write_overlay(dest):
-    """Write dest/multiprocessing.
+def write_overlay(dest, base=None, patched=True):
+    """Write dest/multiprocessing, and dest/concurrent if there is a base.
 
-    :param pathlib.Path dest: the folder to put on PYTHONPATH, made if needed
-    :raises SystemExit: where this interpreter is too old, dest holds a
-        multiprocessing already, git is missing, or a hunk does not apply;
-        dest is then left as it was
+    :param pathlib.Path dest: the directory for PYTHONPATH, created if necessary
+    :param pathlib.Path base: a CPython checkout to copy from, instead of this interpreter
+    :param bool patched: apply the patches
+    :raises SystemExit: if this interpreter is too old, if dest has a multiprocessing already, if
+        git is missing, or if a hunk does not apply; dest is not changed then
     """
     if sys.version_info < OLDEST:
         raise SystemExit(
             f"the patch is for Python {OLDEST[0]}.{OLDEST[1]} and later, "
-            f"and this is Python {VERSION}: use the backport"
+            f"and this is Python {VERSION}: use the package multiprocessing_initret"
         )
     target = dest / "multiprocessing"
     if target.exists():
         raise SystemExit(f"{target} exists already: remove it, or name another DEST")
     if not shutil.which("git"):
-        raise SystemExit("git is needed to apply the patch, and it is not on PATH")
-    # Not multiprocessing.__file__: that may be an overlay itself.
-    stock = pathlib.Path(sysconfig.get_path("stdlib"), "multiprocessing")
+        raise SystemExit("git must be on PATH to apply the patch")
+    # Not multiprocessing.__file__, which may be in an overlay itself.
+    lib = base / "Lib" if base else pathlib.Path(sysconfig.get_path("stdlib"))
+    packages = ["concurrent", "multiprocessing"] if base else ["multiprocessing"]
+    if not (lib / "multiprocessing").is_dir():
+        raise SystemExit(f"{lib} has no multiprocessing: --base must name a CPython checkout")
     dest.parent.mkdir(parents=True, exist_ok=True)
-    # On the file system of DEST, so that it can be moved there in one piece.
+    # The temporary directory is on the file system of DEST, so that os.rename() works.
     with tempfile.TemporaryDirectory(dir=str(dest.parent)) as scratch:
         scratch = os.path.realpath(scratch)
-        copy = pathlib.Path(scratch, "multiprocessing")
-        shutil.copytree(str(stock), str(copy), ignore=shutil.ignore_patterns("__pycache__"))
-        for patch in sorted(PATCHES.rglob("*.patch")):
-            patched = copy / patch.relative_to(PATCHES).with_suffix("")
+        for package in packages:
+            shutil.copytree(
+                str(lib / package),
+                os.path.join(scratch, package),
+                ignore=shutil.ignore_patterns("__pycache__"),
+                copy_function=shutil.copyfile,  # The original may be read-only.
+            )
+        for path in [pathlib.Path(scratch), *pathlib.Path(scratch).rglob("*")]:
+            if path.is_dir():
+                path.chmod(0o755)
+        for patch in sorted(PATCHES.rglob("*.patch")) if patched else ():
+            file = pathlib.Path(scratch, "multiprocessing", patch.relative_to(PATCHES))
+            file = file.with_suffix("")
             # Some installations end their lines with CR LF, the patch never does.
-            patched.write_bytes(patched.read_bytes().replace(b"\r\n", b"\n"))
+            file.write_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
             apply(patch, scratch)
         dest.mkdir(exist_ok=True)
-        os.rename(str(copy), str(target))
+        for package in packages:
+            os.rename(os.path.join(scratch, package), str(dest / package))
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dest", metavar="DEST", type=pathlib.Path, help="a folder for PYTHONPATH")
-    write_overlay(parser.parse_args().dest)
+    parser.add_argument(
+        "dest", metavar="DEST", type=pathlib.Path, help="a directory for PYTHONPATH"
+    )
+    parser.add_argument(
+        "--base", metavar="CHECKOUT", type=pathlib.Path, help="copy the packages from there"
+    )
+    parser.add_argument("--unpatched", action="store_true", help="do not apply the patches")
+    options = parser.parse_args()
+    write_overlay(options.dest, options.base, not options.unpatched)
 
 
 if __name__ == "__main__":

@@ -160,11 +160,11 @@ class _TestPoolInitret(BaseTestCase):
 
     @warnings_helper.ignore_fork_in_thread_deprecation_warnings()
     def test_maxtasksperchild(self):
-        if self.TYPE == 'threads':
-            self.skipTest('a thread is not replaced')
+        if self.TYPE != 'processes':
+            self.skipTest('only processes are replaced')
         pool = self.make_pool(1, os.getpid, maxtasksperchild=2)
-        results = self.call(pool, 'map_async', self.get_pids, range(6))
-        self.assertEqual(len(set(results)), 3)
+        results = self.call(pool, 'map_async', self.get_pids, range(4))
+        self.assertEqual(len(set(results)), 2)
         for initret, pid in results:
             self.assertEqual(initret, pid)
 
