@@ -1,0 +1,95 @@
+"""What the tests of templates have in common."""
+
+import gc
+import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.util
+import os
+import tempfile
+
+import multiprocessing_initret
+import pytest
+from conftest import TIMEOUT, wait_until
+from multiprocessing_initret._parent import template
+from multiprocessing_initret._shared import initargs
+
+HAS_FORK_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
+CONTEXT = HAS_FORK_SERVER and multiprocessing.get_context("forkserver")
+
+marks = [
+    pytest.mark.skipif(not HAS_FORK_SERVER, reason="no fork server here"),
+    pytest.mark.skipif(not initargs.PICKLES_ONCE, reason="this Python sends a copy to each worker"),
+]
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Let plain data of any size be worth a template."""
+    monkeypatch.setattr(template, "MINIMUM_SIZE", 1)
+
+
+@pytest.fixture
+def nothing_left(monkeypatch, short_folder, tmp_path):
+    """Check that no template, and no directory of one, is left after a test."""
+    # The directories of pytest (tmp_path) and of the fork server stay.
+    multiprocessing.forkserver.ensure_running()
+    monkeypatch.setattr(tempfile, "tempdir", short_folder)
+    directory = multiprocessing.util.get_temp_dir()
+    before = os.listdir(directory)
+    yield
+    wait_until(lambda: multiprocessing.active_children() == [], TIMEOUT / 4)
+    assert os.listdir(short_folder) == []
+    assert os.listdir(directory) == before
+
+
+def return_all(*args):
+    return args
+
+
+def pool_of(*args, processes=2, initializer=return_all, **kwds):
+    return multiprocessing_initret.Pool(
+        processes, initializer, args, context=CONTEXT, expect_initret=True, **kwds
+    )
+
+
+def call(pool, func, *args):
+    return pool.apply_async(func, args).get(TIMEOUT)
+
+
+def call_each(pool, func, items):
+    return pool.map_async(func, items, chunksize=1).get(TIMEOUT)
+
+
+def get(initret):
+    return initret
+
+
+def parent(initret):
+    return os.getppid()
+
+
+def uses_template(pool):
+    return call(pool, parent) != multiprocessing.forkserver._forkserver._forkserver_pid
+
+
+# A table of so many lists.  A template freezes what it has loaded: from that a worker can
+# see whether the table was loaded before or after the fork.
+ROWS = 10**5
+
+
+def make_table():
+    return [[number] for number in range(ROWS)]
+
+
+def preloaded_tables(initret):
+    """Return how many such tables the template of this worker has loaded."""
+    return gc.get_freeze_count() // ROWS
+
+
+def is_running(pid):
+    """Return whether there is a process that is not a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
