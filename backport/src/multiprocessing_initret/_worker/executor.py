@@ -1,0 +1,136 @@
+"""Worker side of the executors: call the initializer, and pass initret to functions.
+
+A spawned worker and an interpreter import this module, so its imports add to their
+start-up time.
+"""
+
+import functools
+import os
+import threading
+import traceback
+import types
+from multiprocessing import util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Tuple
+
+    from .._shared.initargs import InitArgs
+
+# Seconds to wait for the parent to read the traceback of a failing initializer.
+_SEND_TIMEOUT = 5
+
+# Characters of a traceback per message.  Up to 4096 bytes are written to a pipe completely or
+# not at all (on Linux and Windows).  If the worker were killed in the middle of a longer
+# message, the parent would wait for the rest of it.
+_CHARACTERS_PER_MESSAGE = 900
+
+# Holds initret in a worker process or an interpreter.
+_worker: "Any" = types.SimpleNamespace()
+
+# Holds initret in a worker thread.  A thread belongs to one executor.
+_worker_thread = threading.local()
+
+
+def initialize(initializer: "Callable[..., object]", initargs: "Any") -> None:
+    """Call the initializer in an interpreter, and keep initret for its tasks."""
+    _worker.initret = initializer(*initargs)
+
+
+def initialize_thread(initializer: "Callable[..., object]", initargs: "Any") -> None:
+    """Call the initializer in a worker thread, and keep initret for its tasks."""
+    _worker_thread.initret = initializer(*initargs)
+
+
+def initialize_process(shared: "InitArgs", result_queue: "Any") -> None:
+    """Call the initializer in a worker process, and keep initret for its tasks.
+
+    :param shared: holds the initializer and its arguments
+    :param result_queue: receives the traceback if the initializer fails.  Otherwise the parent
+        would only see that the worker has exited.
+    """
+    try:
+        initializer, *initargs = shared.load()
+        initialize(initializer, initargs)
+    except BaseException:
+        # Race: if another worker has just exited, the parent no longer reads results, and
+        # put() blocks once the pipe is full.
+        sender = threading.Thread(
+            target=send_traceback, args=(result_queue, traceback.format_exc()), daemon=True
+        )
+        sender.start()
+        sender.join(_SEND_TIMEOUT)
+        raise
+    # A forked worker exits without clearing modules, so finalizers of initret would not run.
+    util.Finalize(None, delattr, (_worker, "initret"), exitpriority=0)
+
+
+def send_traceback(result_queue: "Any", text: str) -> None:
+    """Send the traceback of a failing initializer to the parent.
+
+    It is sent as text because the exception itself may not be picklable.
+    """
+    from .._parent.executor import TracebackPart  # only here: few workers need it
+
+    parts = [
+        text[start : start + _CHARACTERS_PER_MESSAGE]
+        for start in range(0, len(text), _CHARACTERS_PER_MESSAGE)
+    ]
+    for part in parts[:-1]:
+        result_queue.put(TracebackPart(os.getpid(), part, False))
+    result_queue.put(TracebackPart(os.getpid(), parts[-1], True))
+
+
+def call(fn: "Callable[..., Any]", args: "Any", kwargs: "Dict[str, Any]") -> "Any":
+    """Run a task of ``submit()`` in a worker process or an interpreter."""
+    return fn(*args, **kwargs, initret=_worker.initret)
+
+
+class MapFunction:
+    """The function of a ``map()`` that is run in worker processes.
+
+    A worker receives it with initret bound to it.  Thus it does not matter how the
+    interpreter divides the iterables into chunks, and in which form a chunk returns its
+    results.
+    """
+
+    def __init__(self, fn: "Callable[..., Any]") -> None:
+        self._fn = fn
+
+    def __reduce__(self) -> "Tuple[Callable[..., Any], Tuple[Any]]":
+        return _bind, (self._fn,)
+
+    @staticmethod
+    def is_in(fn: "Any") -> bool:
+        """Return whether a function to be submitted runs a chunk of a ``map()``."""
+        return isinstance(fn, functools.partial) and any(
+            isinstance(arg, MapFunction) for arg in fn.args
+        )
+
+
+def _bind(fn: "Callable[..., Any]") -> "Callable[..., Any]":
+    # An exception raised here, while a task is unpickled, would kill the worker.  A call of
+    # what is not callable raises it in the task.
+    return functools.partial(fn, initret=_worker.initret) if callable(fn) else fn
+
+
+class ThreadCall:
+    """A task of a pool of threads or interpreters.
+
+    It refers to its executor until it runs.  A thread reports a failing initializer to the
+    executor, which then fails the tasks in its queue.  If the executor had been collected by
+    then, a future that is still referenced would never be completed.
+    """
+
+    def __init__(self, executor: "Any") -> None:
+        self._executor = executor
+
+    def __call__(self, fn: "Callable[..., Any]", args: "Any", kwargs: "Dict[str, Any]") -> "Any":
+        # If fn raises, its traceback refers to this frame, and the frame to self.
+        self._executor = None
+        return fn(*args, **kwargs, initret=_worker_thread.initret)
+
+    def __reduce__(self) -> "Tuple[Callable[..., Any], Tuple[Any, ...]]":
+        # The thread is about to run the task in its interpreter (since Python 3.14).
+        self._executor = None
+        return functools.partial, (call,)

@@ -1,0 +1,68 @@
+"""What the tests of the executors share: the kinds of executors, and functions for them to run.
+
+An interpreter cannot import this module.  It receives the code of a function, which must use
+neither a global variable nor a closure.
+"""
+
+import concurrent.futures
+import gc
+import multiprocessing
+import platform
+import sys
+
+import pytest
+from conftest import wait_until
+from multiprocessing_initret import futures
+
+START_METHODS = multiprocessing.get_all_start_methods()
+INTERPRETERS = ["interpreters"] if hasattr(concurrent.futures, "InterpreterPoolExecutor") else []
+KINDS = START_METHODS + ["threads"] + INTERPRETERS
+NAMES = [name for name in dir(concurrent.futures) if name.endswith("PoolExecutor")]
+
+with_initializers = pytest.mark.skipif(
+    sys.version_info < (3, 7), reason="executors have no initializer"
+)
+counts_references = pytest.mark.skipif(
+    platform.python_implementation() != "CPython", reason="no reference counts"
+)
+non_forked = pytest.mark.parametrize("method", [name for name in START_METHODS if name != "fork"])
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    yield request.param
+    if request.param == "interpreters":
+        # When a process that has several forks, the child crashes (gh-139759).
+        gc.collect()
+        wait_until(lambda: len(concurrent.interpreters.list_all()) == 1)
+
+
+def make(kind, workers, initializer, initargs=(), standard=False, **kwds):
+    """Return an executor of a kind, with ``expect_initret`` unless told otherwise."""
+    module = concurrent.futures if standard else futures
+    if not standard:
+        kwds.setdefault("expect_initret", True)
+    if kind in START_METHODS:
+        kwds["mp_context"] = multiprocessing.get_context(kind)
+        executor = module.ProcessPoolExecutor
+    elif kind == "threads":
+        executor = module.ThreadPoolExecutor
+    else:
+        executor = module.InterpreterPoolExecutor
+    return executor(workers, initializer=initializer, initargs=initargs, **kwds)
+
+
+def identity(value):
+    return value
+
+
+def add(item, initret):
+    return item + initret
+
+
+def fail():
+    raise LookupError("no luck")
+
+
+def fail_with(text):
+    raise LookupError(text)
