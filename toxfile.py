@@ -14,6 +14,6 @@ def tox_before_run_commands(tox_env):
     if name == "windows" and not shutil.which("wine"):
         raise Skip("Wine is not on PATH")
     if name.startswith("next-"):
-        main = os.environ.get("CPYTHON_MAIN", "")
-        if not pathlib.Path(main, "Lib", "multiprocessing", "pool.py").exists():
-            raise Skip("CPYTHON_MAIN does not name a checkout of CPython's main branch")
+        checkout = pathlib.Path(os.environ.get("CPYTHON") or "no checkout")
+        if not (checkout / "Lib" / "multiprocessing").is_dir():
+            raise Skip("CPYTHON does not name a checkout of CPython's main branch")

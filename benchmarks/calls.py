@@ -1,7 +1,7 @@
-"""Time calls and tasks with initret and with a global, in turn, and print seconds as JSON.
+"""Time calls and tasks with initret and with a global, in turn, and print the seconds as JSON.
 
-cost.py runs this under each interpreter and each delivery of the feature, and
-under the stock interpreter, which does not know the keyword:
+cost.py runs this program on each interpreter, with the package, with the patch, and with
+neither:
 
     python calls.py ROUNDS
 """
@@ -17,7 +17,7 @@ NUMBERS = range(2**16)
 TASKS = range(200)
 
 
-def give(table):
+def return_table(table):
     return table
 
 
@@ -34,7 +34,7 @@ def count_bits_by_global(number):
     return global_table[number]
 
 
-# What is timed: a call in a large chunk, and tasks of one call each.
+# The functions that are timed: calls in large chunks, and tasks of one call each.
 
 
 def chunks(pool, function):
@@ -59,7 +59,7 @@ WORK = {"chunks": chunks, "map": map_ones, "imap": imap, "apply": apply}
 KINDS = {"processes": multiprocessing.Pool, "threads": multiprocessing.pool.ThreadPool}
 
 
-def knows_the_keyword():
+def accepts_expect_initret():
     return "expect_initret" in inspect.signature(multiprocessing.pool.Pool).parameters
 
 
@@ -68,22 +68,26 @@ def main():
     table = [bin(number).count("1") for number in NUMBERS]
     set_global(table)
 
-    ways = {"one process": lambda: list(map(count_bits_by_global, NUMBERS))}
+    timed = {"one process": lambda: list(map(count_bits_by_global, NUMBERS))}
     for kind, make in KINDS.items():
         pools = {"global": (make, set_global, count_bits_by_global)}
-        if knows_the_keyword():
-            pools["initret"] = functools.partial(make, expect_initret=True), give, count_bits
+        if accepts_expect_initret():
+            pools["initret"] = (
+                functools.partial(make, expect_initret=True),
+                return_table,
+                count_bits,
+            )
         else:
-            pools["global again"] = pools["global"]  # what its times differ by is noise
+            pools["global again"] = pools["global"]  # the difference is noise
         for name, (make_pool, initializer, function) in pools.items():
             pool = make_pool(1, initializer, (table,))
             for work, do in WORK.items():
-                ways[f"{kind}, {work}, {name}"] = functools.partial(do, pool, function)
-    seconds = {name: [] for name in ways}
+                timed[f"{kind}, {work}, {name}"] = functools.partial(do, pool, function)
+    seconds = {name: [] for name in timed}
     for number in range(rounds + 1):
-        for name in sorted(ways, reverse=number % 2):
+        for name in sorted(timed, reverse=number % 2):
             start = time.perf_counter()
-            ways[name]()
+            timed[name]()
             if number:  # the first round warms up
                 seconds[name].append(time.perf_counter() - start)
     print(json.dumps(seconds))

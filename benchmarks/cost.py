@@ -1,12 +1,11 @@
-"""The cost of a call and of a task, on every Python on PATH, by each delivery of the feature.
+"""Measure the cost of a call and of a task on every Python on PATH, for package and patch.
 
     python cost.py [PYTHON ...]
 
-Prints the time with `initret` over that with a global in the same run, in processes and
+Prints the time with `initret` over the time with a global in the same run, in processes and
 in threads: of calls in large chunks, and of tasks of one call, by map(), imap() and
-apply().  Where it says stock, both are a global: what those ratios differ by from 1 is
-noise.  Where it says "over before", it is the package now over the package as it was
-before it looked after lost workers, both with `initret`.
+apply().  In the rows "standard" both are a global, so these ratios show the noise.  The rows
+"package over before" compare the package with a version that gave no guarantees.
 """
 
 import json
@@ -24,14 +23,14 @@ from measure import ratio, save, save_tables, table
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PROGRAM = pathlib.Path(__file__).with_name("calls.py")
 PYTHONS = sys.argv[1:] or [f"python3.{minor}" for minor in range(6, 16)] + ["pypy3.11"]
-BEFORE = "e54e573"  # the last commit before rows 13 to 23 of what the package promises
+BEFORE = "e54e573"  # the last commit in which tasks could hang
 ROUNDS = 8
-RUNS = 5  # of each, in turn with the others
+RUNS = 5  # of each delivery, in turn
 COLUMNS = [(kind, work) for kind in KINDS for work in WORK]
 
 
 def version(python):
-    """Return the version of an interpreter on PATH, or nothing if there is none that runs."""
+    """Return the version of an interpreter on PATH, or an empty string if it does not run."""
     if shutil.which(python) is None:
         return ""
     code = "import platform; print(platform.python_implementation(), platform.python_version())"
@@ -39,15 +38,15 @@ def version(python):
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def package_before(folder):
-    """Write the package as it was, and return its path, or nothing without the history."""
-    archive = folder / "before.tar"
+def package_before(directory):
+    """Write the package of the commit BEFORE, and return its path, or None without that commit."""
+    archive = directory / "before.tar"
     command = ["git", "archive", "--output", archive, BEFORE, "backport/src"]
     if subprocess.run(list(map(str, command)), cwd=REPOSITORY).returncode:
         return None
     with tarfile.open(archive) as file:
-        file.extractall(folder)
-    return folder / "backport" / "src"
+        file.extractall(directory)
+    return directory / "backport" / "src"
 
 
 def calls(python, path, *options):
@@ -61,26 +60,24 @@ def calls(python, path, *options):
     return json.loads(done.stdout)
 
 
-def measure(python, before, folder):
-    """Return the seconds by delivery and by what was timed."""
+def measure(python, before, directory):
+    """Return the measured seconds, by delivery and by name."""
     run_module = ["-m", "multiprocessing_initret"]
     deliveries = {
-        "stock": [
-            "",
-        ],
+        "standard": [""],
         "package": [REPOSITORY / "backport" / "src", *run_module],
     }
     if before:
         deliveries["before"] = [before, *run_module]
-    overlay = folder / "overlay" / python
+    overlay = directory / "overlay" / python
     patch = [python, REPOSITORY / "tools" / "overlay.py", overlay]
     if subprocess.run(list(map(str, patch))).returncode == 0:
         deliveries["patch"] = [overlay]
     timed = {delivery: {} for delivery in deliveries}
     for number in range(RUNS):
         for delivery in sorted(deliveries, reverse=number % 2):
-            for way, seconds in calls(python, *deliveries[delivery]).items():
-                timed[delivery].setdefault(way, []).extend(seconds)
+            for name, seconds in calls(python, *deliveries[delivery]).items():
+                timed[delivery].setdefault(name, []).extend(seconds)
     return timed
 
 
@@ -92,7 +89,7 @@ def rows(name, timed):
 
     for delivery, seconds in timed.items():
         if delivery != "before":
-            pool = "global again" if delivery == "stock" else "initret"
+            pool = "global again" if delivery == "standard" else "initret"
             yield row(
                 delivery,
                 (
@@ -101,28 +98,28 @@ def rows(name, timed):
                 ),
             )
     if "before" in timed:
-        ways = [f"{kind}, {work}, initret" for kind, work in COLUMNS]
-        over = (ratio(timed["package"][way], timed["before"][way]) for way in ways)
+        names = [f"{kind}, {work}, initret" for kind, work in COLUMNS]
+        over = (ratio(timed["package"][name], timed["before"][name]) for name in names)
         yield row("package over before", over)
 
 
 def main():
     saved, printed = [], []
     with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        before = package_before(folder)
+        directory = pathlib.Path(name)
+        before = package_before(directory)
         for python, name in {python: version(python) for python in PYTHONS}.items():
             if not name:
                 continue
             try:
-                timed = measure(python, before, folder)
+                timed = measure(python, before, directory)
             except subprocess.CalledProcessError as error:
                 print(f"left out: {name} ({error})")
                 continue
             saved += [
-                ({"name": f"{name}, {delivery}: {way}", "python": name}, values)
+                ({"name": f"{name}, {delivery}: {what}", "python": name}, values)
                 for delivery, seconds in timed.items()
-                for way, values in seconds.items()
+                for what, values in seconds.items()
             ]
             for row in rows(name, timed):
                 printed.append(row)
@@ -132,7 +129,7 @@ def main():
     save_tables(
         "cost",
         table(["Python", "initret over a global", *head], printed),
-        "Chunks: calls in large chunks.  The others: tasks of one call.",
+        "Chunks: calls in large chunks.  Other columns: tasks of one call.",
     )
 
 

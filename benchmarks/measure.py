@@ -1,7 +1,7 @@
-"""What the benchmarks share: the ratio of two things timed in turn, and files of what was found.
+"""Functions that the benchmarks share: ratios, tables, and the files of the results.
 
-Each benchmark leaves results/NAME.json with all it has measured, and results/NAME.rst
-with the table that it printed, which the documentation includes.
+If the environment variable SAVE_RESULTS is set, each benchmark writes all measurements to
+results/NAME.json, and its table, which the documentation includes, to results/NAME.rst.
 """
 
 import datetime
@@ -15,17 +15,17 @@ import statistics
 
 PYTHON = f"{platform.python_implementation()} {platform.python_version()}"
 RESULTS = pathlib.Path(__file__).parent / "results"
-DIGITS = 4  # of a measured time, that count
+DIGITS = 4  # significant digits of a measured time
 OPTIONAL = ["billiard", "joblib", "loky", "mpire", "multiprocess", "numpy", "pebble", "ray"]
 
 
 def ratio(seconds, others):
-    """Return the median of the ratios of the rounds, which a slow minute does not change."""
+    """Return the median of the ratios of each round, in which both were measured in turn."""
     return statistics.median(a / b for a, b in zip(seconds, others))
 
 
 def versions(names=OPTIONAL):
-    """Return the version of each library that is there."""
+    """Return the version of each library that is installed."""
     found = {}
     for name in names:
         try:
@@ -36,7 +36,7 @@ def versions(names=OPTIONAL):
 
 
 def conditions():
-    """Return when and where this runs."""
+    """Return the date, the machine, and the Python of the measurements."""
     gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     return {
         "date": datetime.date.today().isoformat(),
@@ -46,13 +46,16 @@ def conditions():
 
 
 def write(path, content):
+    """Write a file of results, but do not replace those in the repository unless asked to."""
+    if "SAVE_RESULTS" not in os.environ:
+        return
     RESULTS.mkdir(exist_ok=True)
     path.write_text(content, encoding="utf-8")
     print(f"written: results/{path.name}")
 
 
 def save_json(name, content):
-    """Write results/NAME.json, indented, a list of plain values in one line."""
+    """Write results/NAME.json, indented, with each list of numbers in one line."""
     text = json.dumps(content, indent=1)
     flat = re.sub(r"\[[^\[\]{}]+\]", lambda found: " ".join(found[0].split()), text)
     write(RESULTS / f"{name}.json", flat + "\n")
@@ -82,7 +85,7 @@ def save(name, timed, **common):
 
 
 def saved(name):
-    """Return what save() wrote: the seconds and the metadata, by name."""
+    """Return the seconds and the metadata that save() wrote, by name."""
     benchmarks = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["benchmarks"]
     return {
         one["metadata"]["name"]: (one["runs"][0]["values"], one["metadata"]) for one in benchmarks
@@ -90,7 +93,7 @@ def saved(name):
 
 
 def table(head, rows):
-    """Return a table of text, as reStructuredText has it."""
+    """Return a simple table in reStructuredText."""
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     rule = "  ".join("=" * width for width in widths)
@@ -102,7 +105,7 @@ def table(head, rows):
 
 
 def save_tables(name, *tables):
-    """Print tables, and write them to results/NAME.rst with when and where they were measured."""
+    """Print tables with the conditions of the measurements, and write them to results/NAME.rst."""
     found = conditions()
     text = "\n\n".join([*tables, f"{found['python']}, {found['machine']}, {found['date']}."])
     print(text)

@@ -1,17 +1,17 @@
-"""What it takes to bring a large object to all workers, by each way there is.
+"""Measure the time and the memory for passing a large object to all workers of a pool.
 
     python objects.py [MEGABYTES] [ENTRIES]
 
-Brings an array of so many megabytes (default: 512) and a dict of so many entries
-(default: a million) to 4 and 16 workers: to those of the stock Pool, by its `initargs`
-and a global, and of ours under each start method, and to those of other libraries.
-Prints the time and the memory as a table, and draws how both grow with the array and
-with the number of workers, under forkserver, as results/objects.svg.
+Passes an array of so many megabytes (default: 512) and a dict of so many entries (default: a
+million) to 4 and 16 workers: of the standard Pool, by `initargs` and a global, and of the
+package's under each start method, and of other libraries.  Prints a table, and draws how time
+and memory grow with the size and with the number of workers, under forkserver.
 """
 
 import importlib.util
 import json
 import multiprocessing
+import os
 import pathlib
 import statistics
 import subprocess
@@ -20,25 +20,25 @@ import sys
 import matplotlib.pyplot as plt
 from measure import RESULTS, ratio, save, save_tables, table, versions
 
-PROBE = pathlib.Path(__file__).with_name("probe.py")
+PROGRAM = pathlib.Path(__file__).with_name("object_program.py")
 SIZE = int(sys.argv[1]) if len(sys.argv) > 1 else 512  # megabytes
 ENTRIES = int(sys.argv[2]) if len(sys.argv) > 2 else 10**6
 FEW, MANY = 4, 16  # workers
 METHODS = multiprocessing.get_all_start_methods()
-GROWS = "forkserver" if "forkserver" in METHODS else "spawn"
-WAYS = {  # name: (way of probe.py, its start methods)
-    "stock Pool": ("stock", METHODS),
+PLOTTED = "forkserver" if "forkserver" in METHODS else "spawn"
+POOLS = {  # name: (argument of object_program.py, start methods)
+    "standard Pool": ("standard", METHODS),
     "expect_initret": ("initret", METHODS),
-    "mpire": ("mpire", [GROWS]),
+    "mpire": ("mpire", [PLOTTED]),
     "joblib": ("joblib", ["its own"]),
     "Ray": ("ray", ["its own"]),
 }
 ROUNDS = 3
-LONG = 60  # seconds, which need no second look
+LONG = 60  # seconds times workers; longer cases are measured once
 
 
 class Case:
-    """One object for so many workers, and what was measured, by way and start method."""
+    """One object and a number of workers, with the measurements by pool and start method."""
 
     def __init__(self, kind, size, workers, in_table=False):
         self.kind, self.size, self.workers, self.in_table = kind, size, workers, in_table
@@ -48,11 +48,11 @@ class Case:
         unit = "MB" if self.kind == "array" else "entries"
         return f"{self.kind} of {self.size:,} {unit}, {self.workers} workers"
 
-    def probe(self, name, method, size):
-        """Return what probe.py prints, or None where it fails, which takes nothing from others."""
-        arguments = [sys.executable, PROBE, WAYS[name][0], method, self.workers, self.kind, size]
+    def run_program(self, name, method, size):
+        """Return what object_program.py prints, or None if it fails."""
+        arguments = [sys.executable, PROGRAM, POOLS[name][0], method, self.workers, self.kind, size]
         done = subprocess.run(list(map(str, arguments)), stdout=subprocess.PIPE)
-        # Among messages of Ray's.
+        # Ray prints messages too.
         found = [line for line in done.stdout.splitlines() if line.startswith(b"{")]
         if not found:
             print(f"failed: {name}, {method}, {self}")
@@ -63,32 +63,32 @@ class Case:
         print(self, end=": ", flush=True)
         columns = [
             (name, method)
-            for name, (way, methods) in WAYS.items()
-            if way in ("stock", "initret") or importlib.util.find_spec(way)
+            for name, (argument, methods) in POOLS.items()
+            if argument in ("standard", "initret") or importlib.util.find_spec(argument)
             for method in methods
-            if self.in_table or method not in METHODS or method == GROWS
+            if self.in_table or method not in METHODS or method == PLOTTED
         ]
         for number in range(ROUNDS):
             for column in columns[:: -1 if number % 2 else 1]:
                 before = self.found.setdefault(column, [])
                 if not before or before[0]["seconds"] < LONG / self.workers:
-                    found = self.probe(*column, self.size)
+                    found = self.run_program(*column, self.size)
                     if found:
                         before.append(found)
             print(number + 1, end=" ", flush=True)
         for column in columns:
-            if self.in_table:  # what the workers have without the object
-                self.empty[column] = self.probe(*column, 0)
+            if self.in_table:  # measure the workers without the object
+                self.empty[column] = self.run_program(*column, 0)
         self.found = {column: found for column, found in self.found.items() if found}
         print()
 
     def of(self, column, field):
-        """Return the median of what was found, or None where the system does not tell."""
+        """Return the median of a field, or None where the system does not report it."""
         values = [one[field] for one in self.found[column] if field in one]
         return statistics.median(values) if values else None
 
     def copies(self, column):
-        """Return how many objects the workers, and the parent, had the memory of."""
+        """Return the memory of the workers, and of the parent, as a number of objects."""
         held = self.of(column, "object")
         if not held or not self.empty.get(column):
             return None, None
@@ -96,9 +96,9 @@ class Case:
         return workers / held, self.of(column, "parent") / held
 
     def faster(self, column):
-        """Return how many times as fast as the stock Pool, where both can be compared."""
+        """Return how many times as fast as the standard Pool this is, if both were measured."""
         name, method = column
-        plain = ("stock Pool", method if method in METHODS else GROWS)
+        plain = ("standard Pool", method if method in METHODS else PLOTTED)
         if column not in self.found or plain not in self.found:
             return None
         times = [[one["seconds"] for one in self.found[which]] for which in (plain, column)]
@@ -113,7 +113,7 @@ class Case:
                 "megabytes_of_parent": self.of(column, "parent"),
                 "copies_in_workers": in_workers,
                 "copies_in_parent": in_parent,
-                "times_as_fast_as_stock": self.faster(column),
+                "times_as_fast_as_standard": self.faster(column),
             }
             metadata = {
                 key: round(value, 2) if isinstance(value, float) else value
@@ -142,13 +142,15 @@ class Case:
 def draw(plots):
     """Draw the seconds and the megabytes of all workers.
 
-    :param plots: triples of a title, the name of what grows, and pairs of its value and a case
+    :param plots: triples of a title, the label of the x axis, and pairs of x and a case
     """
+    if "SAVE_RESULTS" not in os.environ:
+        return
     plt.rcParams.update({"svg.hashsalt": "objects", "svg.fonttype": "none", "font.size": 9})
     figure, rows = plt.subplots(2, len(plots), figsize=(10, 6), constrained_layout=True)
-    for axes, (title, grows, cases) in zip(rows.T, plots):
-        for name, (_, methods) in WAYS.items():
-            column = name, GROWS if GROWS in methods else methods[0]
+    for axes, (title, label, cases) in zip(rows.T, plots):
+        for name, (_, methods) in POOLS.items():
+            column = name, PLOTTED if PLOTTED in methods else methods[0]
             for ax, field in zip(axes, ["seconds", "workers"]):
                 line = [
                     (x, case.of(column, field))
@@ -160,7 +162,7 @@ def draw(plots):
         axes[0].set(title=title, ylabel="seconds to all answers", yscale="log")
         axes[1].set(ylabel="MB of all workers together", ylim=(0, None))
         for ax in axes:
-            ax.set(xlabel=grows, xlim=(0, None))
+            ax.set(xlabel=label, xlim=(0, None))
             ax.grid(alpha=0.3)
     rows[0][0].legend()
     figure.savefig(RESULTS / "objects.svg", metadata={"Date": None})
@@ -192,21 +194,25 @@ def main():
     save_tables(
         "objects",
         table(head.split("|"), [row for case in table_of for row in case.rows()]),
-        "Times as fast: over the stock Pool's with the same start method (over "
-        + f"{GROWS} for what has its own), as the median of {ROUNDS} rounds.  MB: all workers\n"
-        "together, with what forked them.  Copies: that, less what it is without the object,\n"
-        "over the object; and the most that the parent had, its files in shared memory counted.",
+        "Times as fast: as the standard Pool with the same start method (with "
+        + f"{PLOTTED} for a library that has its own), the median of {ROUNDS} rounds.  MB: all\n"
+        "workers together, with the process that forked them.  Copies: that memory, less the\n"
+        "memory without the object, over the object; and the maximum in the parent, including\n"
+        "its files in shared memory.",
     )
     draw(
         [
             (f"an array, {FEW} workers", "MB", [(c.size, c) for c in [*sizes, table_of[0]]]),
             *(
                 (
-                    f"a {kind} of {size}",
+                    f"{article} {kind} of {size}",
                     "workers",
                     [(c.workers, c) for c in [*table_of, *numbers] if c.kind == kind],
                 )
-                for kind, size in (("array", f"{SIZE} MB"), ("dict", f"{ENTRIES:,} entries"))
+                for article, kind, size in (
+                    ("an", "array", f"{SIZE} MB"),
+                    ("a", "dict", f"{ENTRIES:,} entries"),
+                )
             ),
         ]
     )

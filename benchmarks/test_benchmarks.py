@@ -1,4 +1,4 @@
-"""What the benchmarks time runs, and finds what it looks for."""
+"""Tests of the programs that the benchmarks time, and of their results."""
 
 import json
 import multiprocessing
@@ -7,10 +7,11 @@ import pathlib
 import subprocess
 import sys
 
-import faults
-import faulty
+import failing_program
+import failures
 import measure
 import pytest
+import tasks
 
 HERE = pathlib.Path(__file__).parent
 TIMEOUT = 100  # seconds
@@ -31,51 +32,64 @@ def run(*args, **environment):
 
 def test_calls():
     seconds = run("-m", "multiprocessing_initret", HERE / "calls.py", 2)
-    ways = {
+    timed = {
         f"{kind}, {work}, {pool}"
         for kind in ("processes", "threads")
         for work in ("chunks", "map", "imap", "apply")
         for pool in ("global", "initret")
     }
-    assert set(seconds) == {"one process", *ways}
+    assert set(seconds) == {"one process", *timed}
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in seconds.values())
 
 
-def test_calls_without_the_feature():
+def test_calls_of_the_standard_pool():
     assert "threads, imap, global again" in run(HERE / "calls.py", 1)
 
 
-@pytest.mark.parametrize("package", ["stock", "install", "class"])
+@pytest.mark.parametrize("package", ["standard", "install", "class"])
 @pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
-def test_started(package, start_method):
-    assert len(run(HERE / "started.py", start_method, 2, PACKAGE=package)) == 2
+def test_startup_program(package, start_method):
+    assert len(run(HERE / "startup_program.py", start_method, 2, PACKAGE=package)) == 2
+
+
+def test_tasks(monkeypatch):
+    monkeypatch.setattr(tasks, "MANY_WORKERS", 3)
+    methods = {"fork", "forkserver"} & set(multiprocessing.get_all_start_methods())
+    for method in methods:
+        seconds = tasks.measure_tasks(method, 1)
+        assert {pool for _, pool in seconds} == set(tasks.POOLS)
+        assert all(len(rounds) == 1 for rounds in seconds.values())
+    if "fork" in methods:
+        calls = {call for call, _ in tasks.measure_many_workers(1)}
+        assert calls == {"map(), 3 workers", "close() and join(), 3 workers"}
 
 
 @linux
 @pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
-def test_probe(start_method):
-    stock, initret = (
-        run(HERE / "probe.py", way, start_method, 3, "array", 64) for way in ("stock", "initret")
+def test_object_program(start_method):
+    standard, initret = (
+        run(HERE / "object_program.py", pool, start_method, 3, "array", 64)
+        for pool in ("standard", "initret")
     )
-    for found in (stock, initret):
+    for found in (standard, initret):
         assert found["seconds"] > 0
         assert found["parent"] >= found["object"] > 60  # megabytes
     if start_method != "fork":
-        assert stock["workers"] - initret["workers"] > 100  # three copies, or one
+        assert standard["workers"] - initret["workers"] > 100  # three copies, or one
 
 
 @linux
-@pytest.mark.parametrize("way", ["stock", "initret"])
-def test_probe_of_a_dict(way):
-    assert run(HERE / "probe.py", way, "spawn", 2, "dict", 1000)["seconds"] > 0
+@pytest.mark.parametrize("pool", ["standard", "initret"])
+def test_object_program_with_a_dict(pool):
+    assert run(HERE / "object_program.py", pool, "spawn", 2, "dict", 1000)["seconds"] > 0
 
 
 @linux
-def test_probe_counts_files_in_shared_memory():
+def test_object_program_counts_files_in_shared_memory():
     code = "\n".join(
         [
-            "import json, os, probe",
-            "memory = probe.Memory()",
+            "import json, object_program, os",
+            "memory = object_program.Memory()",
             "before = memory.now()",
             "os.write(os.memfd_create(''), bytes(2**24))",
             "print(json.dumps(memory.now() - before))",
@@ -84,27 +98,30 @@ def test_probe_counts_files_in_shared_memory():
     assert run("-c", code, PYTHONPATH=str(HERE)) > 2**14  # kilobytes
 
 
-@pytest.mark.parametrize("library", ["stock Pool", "expect_initret", "concurrent.futures"])
+@pytest.mark.parametrize("library", ["standard Pool", "expect_initret", "concurrent.futures"])
 @pytest.mark.parametrize("start_method", [*multiprocessing.get_all_start_methods(), "threads"])
-def test_nothing_goes_wrong(library, start_method):
-    found = faults.outcomes(faulty.NOTHING, library, start_method)
+def test_no_failure(library, start_method):
+    found = failures.run_case(failing_program.NONE, library, start_method)
     assert found["task"] == found["after"] == "answer" and "end" in found
 
 
-def test_a_task_that_leaves():
-    found = faults.outcomes("a task calls os._exit()", "concurrent.futures", faults.METHOD)
+def test_a_task_that_exits():
+    found = failures.run_case("a task calls os._exit()", "concurrent.futures", failures.METHOD)
     assert found["task"] == found["after"] == "BrokenProcessPool"
-    assert faults.cell(found, goes_on=True) == "BrokenProcessPool, broken"
+    assert failures.cell(found, others_continue=True) == "BrokenProcessPool, broken"
 
 
 def test_a_case_that_hangs(monkeypatch):
-    monkeypatch.setattr(faults, "MORE", 5 - faulty.LIMIT)
-    found = faults.outcomes("a task calls os._exit()", "stock Pool", faults.METHOD)
-    assert faults.cell(found, goes_on=True) == "hang"
+    monkeypatch.setattr(failures, "MORE", 5 - failing_program.LIMIT)
+    found = failures.run_case("a task calls os._exit()", "standard Pool", failures.METHOD)
+    assert failures.cell(found, others_continue=True) == "hang"
 
 
 def test_results_can_be_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    measure.save("tried", [({"name": "one"}, [1.0])])
+    assert not list(tmp_path.iterdir())  # unless asked to
+    monkeypatch.setenv("SAVE_RESULTS", "1")
     measure.save("tried", [({"name": "one"}, [0.123456, 2.0])])
     assert measure.saved("tried")["one"][0] == [0.1235, 2.0]
     assert '"values": [ 0.1235, 2.0 ]' in (tmp_path / "tried.json").read_text()

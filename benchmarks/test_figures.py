@@ -1,7 +1,7 @@
-"""The figures that people read are those of the results' files.
+"""Tests that the figures in the documentation are those in the files of results.
 
-Each sentence is made of what was measured, and must stand in its file.  After new
-measurements a failure shows the sentence that belongs there.
+Each sentence is made from the measurements, and must be in the named file.  After new
+measurements, a failing test shows the sentence that must replace the old one.
 """
 
 import pathlib
@@ -14,14 +14,14 @@ NEW = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 OLD = ["3.8", "3.9", "3.10"]
 
 
-def of_way(name):
-    """Return the time of a way over that of the stock pool with a global, once it has started."""
-    ways = saved("ways")
-    return ratio(ways[f"{name}: once more"][0], ways["Pool, a global: once more"][0])
+def of_alternative(name):
+    """Return the time of an alternative over that of the standard Pool, with running workers."""
+    results = saved("alternatives")
+    return ratio(results[f"{name}: once more"][0], results["Pool, a global: once more"][0])
 
 
 def of_calls(python, delivery, pool, over="global", over_delivery=None):
-    """Return the time of calls in chunks, in processes, of one Python over another way."""
+    """Return the time of calls in large chunks, in processes, over that of another pool."""
     cost = saved("cost")
 
     def seconds(delivery, pool):
@@ -37,19 +37,19 @@ def of_calls(python, delivery, pool, over="global", over_delivery=None):
 
 
 def about(figure):
-    """Return two digits of a figure, which is what its sentence claims."""
+    """Return a figure with two significant digits, as its sentence has it."""
     return f"{float(f'{figure:.2g}'):g}"
 
 
 def span(pythons, *args):
-    """Return the least and the most of some Pythons."""
+    """Return the range of the figures of some Pythons."""
     figures = [f"{of_calls(python, *args):.2f}" for python in pythons]
     return f"{min(figures)} to {max(figures)}"
 
 
-PARTIAL = about(of_way("Pool, functools.partial"))
-PARTIAL_64 = about(of_way("Pool, functools.partial, chunks of 64"))
-LRU_CACHE = about(of_way("Pool, functools.lru_cache"))
+PARTIAL = about(of_alternative("Pool, functools.partial"))
+PARTIAL_64 = about(of_alternative("Pool, functools.partial, chunks of 64"))
+LRU_CACHE = about(of_alternative("Pool, functools.lru_cache"))
 
 SENTENCES = {
     "proposal.rst": [
@@ -58,8 +58,8 @@ SENTENCES = {
         f"{LRU_CACHE} times the time, and no ``initargs``",
         f"took {span(NEW, 'patch', 'initret')} times as long as with a global on 3.11 to 3.15, and"
         f" {span(OLD, 'patch', 'initret')} times on 3.8 to 3.10",
-        f"With it off the time was {span(NEW, 'patch', 'global', 'global', 'stock')} of the stock"
-        " interpreter's on 3.11 to 3.15",
+        f"With it off the time was {span(NEW, 'patch', 'global', 'global', 'standard')} of the"
+        " stock interpreter's on 3.11 to 3.15",
     ],
     "backport/docs/alternatives.rst": [
         f"{PARTIAL} times the time of the work below, {PARTIAL_64} times with ``chunksize=64``",

@@ -1,15 +1,14 @@
-"""Insert records into a database, each worker through an engine of its own.
+"""Insert records into a database, each worker through its own engine.
 
-The first pattern of gh-79018: a SQLAlchemy engine can't be pickled, and must not
-be shared by processes.  So each worker makes one, and every call of
-insert_record() in that worker is given it as `initret`.  The records are the
-characters of the Unicode character database that have a name.
+The first pattern of gh-79018: a SQLAlchemy engine cannot be pickled, and processes must not
+share one.  So each worker creates an engine, and passes it to every call of insert_record()
+as `initret`.  The records are the named characters of the Unicode character database.
 
     python insert_records.py
     python insert_records.py --url postgresql+psycopg://user:password@host/database
     python insert_records.py --cluster auto
 
-On a cluster of several machines the database must be one that all of them reach.
+On a cluster of several machines, all of them must be able to connect to the database.
 """
 
 import argparse
@@ -38,13 +37,14 @@ characters = sqlalchemy.Table(
 
 
 def make_engine(url):
-    """Connect to a database: the initializer of each worker, and the parent too."""
-    waiting = {"timeout": 60} if url.startswith("sqlite") else {}  # seconds, for the one writer
-    return sqlalchemy.create_engine(url, connect_args=waiting)
+    """Create an engine, in each worker (as its initializer) and in the parent."""
+    # SQLite has one writer at a time; the others wait for so many seconds.
+    connect_args = {"timeout": 60} if url.startswith("sqlite") else {}
+    return sqlalchemy.create_engine(url, connect_args=connect_args)
 
 
 def insert_record(record, initret):
-    """Insert one row, and tell which worker and which connection did it."""
+    """Insert one row, and return the IDs of the process and of its connection."""
     with initret.begin() as connection:
         connection.execute(characters.insert(), record)
         return os.getpid(), id(connection.connection.dbapi_connection)
@@ -64,17 +64,17 @@ def named_characters(count):
 
 
 def insert_all(records, url, processes, pool):
-    """Insert the records by a pool, and return the (process, connection) pairs that did it."""
+    """Insert the records in a pool, and return the pairs of process and connection."""
     with pool(processes, make_engine, (url,), expect_initret=True) as workers:
         done = workers.imap_unordered(insert_record, records)
         used = set(tqdm(done, total=len(records), unit=" records"))
         workers.close()
-        workers.join()  # so that each connection is closed, and not cut off
+        workers.join()  # so that workers exit normally, and close their connections
     return used
 
 
 def check(records, engine):
-    """Exit with a message unless the database holds each record once."""
+    """Exit with a message unless the database contains each record exactly once."""
     with engine.connect() as connection:
         rows = collections.Counter(map(tuple, connection.execute(sqlalchemy.select(characters))))
     expected = collections.Counter(tuple(record.values()) for record in records)
@@ -86,11 +86,11 @@ def check(records, engine):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", help="SQLAlchemy's name of a database (default: a SQLite file)")
+    parser.add_argument("--url", help="of the database, for SQLAlchemy (default: a SQLite file)")
     parser.add_argument("--records", type=int, default=3000, help="how many (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=4, help="workers (default: %(default)s)")
     parser.add_argument("--start-method", choices=multiprocessing.get_all_start_methods())
-    parser.add_argument("--cluster", metavar="ADDRESS", help="a Ray: auto, local or host:port")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="of Ray: auto, local or host:port")
     options = parser.parse_args()
     if options.cluster:
         from multiprocessing_initret.ray import Pool
@@ -99,12 +99,12 @@ def main():
     else:
         pool = multiprocessing.get_context(options.start_method).Pool
 
-    with tempfile.TemporaryDirectory() as folder:
-        url = options.url or "sqlite:///" + os.path.join(folder, "characters.db")
+    with tempfile.TemporaryDirectory() as directory:
+        url = options.url or "sqlite:///" + os.path.join(directory, "characters.db")
         engine = make_engine(url)
         characters.drop(engine, checkfirst=True)
         characters.create(engine)
-        engine.dispose()  # what is open now would be inherited where workers are forked
+        engine.dispose()  # forked workers would inherit open connections
         records = named_characters(options.records)
         used = insert_all(records, url, options.processes, pool)
         rows = check(records, engine)
@@ -112,7 +112,7 @@ def main():
         engine.dispose()
     workers = {worker for worker, _ in used}
     print(
-        f"{rows} rows in {engine.dialect.name}, none missing, none doubled, "
+        f"{rows} rows in {engine.dialect.name}, each exactly once, "
         f"by {len(workers)} workers with {len(used)} connections"
     )
 

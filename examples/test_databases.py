@@ -1,4 +1,4 @@
-"""insert_records.py with real PostgreSQL and MariaDB servers, each started here."""
+"""Tests of insert_records.py with PostgreSQL and MariaDB servers, started by the tests."""
 
 import glob
 import multiprocessing
@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy
 from test_examples import TIMEOUT, run
 
-# Neither server runs as root: it is given its package's own user then.
+# Neither server runs as root: it runs as the user that its package has created.
 ROOT = hasattr(os, "getuid") and os.getuid() == 0
 
 
@@ -31,22 +31,26 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def folder():
-    # For the servers' users to enter.
+def directory():
+    # The users of the servers must have access.
     with tempfile.TemporaryDirectory() as path:
         os.chmod(path, 0o777)
         yield path
 
 
 @pytest.fixture(scope="module")
-def postgresql(folder):
+def postgresql(directory):
     found = shutil.which("pg_ctl") or max(glob.glob("/usr/lib/postgresql/*/bin/pg_ctl"), default="")
     if not found:
         pytest.skip("no PostgreSQL server is installed")
-    programs, data, port = os.path.dirname(found), os.path.join(folder, "postgresql"), free_port()
+    programs, data, port = (
+        os.path.dirname(found),
+        os.path.join(directory, "postgresql"),
+        free_port(),
+    )
     initdb, pg_ctl = os.path.join(programs, "initdb"), os.path.join(programs, "pg_ctl")
     call(initdb, "-D", data, "-U", "example", "--auth=trust", user="postgres")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+    options = f"-p {port} -k {directory} -c listen_addresses=127.0.0.1"
     log = os.path.join(data, "log")
     call(pg_ctl, "start", "--wait", "-D", data, "-l", log, "-o", options, user="postgres")
     yield f"postgresql+psycopg://example@127.0.0.1:{port}/postgres"
@@ -54,17 +58,17 @@ def postgresql(folder):
 
 
 @pytest.fixture(scope="module")
-def mariadb(folder):
+def mariadb(directory):
     server = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
     if not server:
         pytest.skip("no MariaDB server is installed")
-    data, port = os.path.join(folder, "mariadb"), free_port()
-    where = ["--no-defaults", "--datadir=" + data]
-    password = "--auth-root-authentication-method=normal"  # none, that is
-    call("mariadb-install-db", *where, password, "--skip-test-db", user="mysql")
-    address = ["--socket=" + os.path.join(folder, "mariadb.sock"), f"--port={port}"]
+    data, port = os.path.join(directory, "mariadb"), free_port()
+    location = ["--no-defaults", "--datadir=" + data]
+    no_password = "--auth-root-authentication-method=normal"  # without a password
+    call("mariadb-install-db", *location, no_password, "--skip-test-db", user="mysql")
+    address = ["--socket=" + os.path.join(directory, "mariadb.sock"), f"--port={port}"]
     process = subprocess.Popen(
-        [server, *where, *address, "--bind-address=127.0.0.1"], **as_user("mysql")
+        [server, *location, *address, "--bind-address=127.0.0.1"], **as_user("mysql")
     )
     try:
         ping = ["mariadb-admin", "--no-defaults", "--user=root", "--wait=60", *address, "ping"]
@@ -85,5 +89,5 @@ def mariadb(folder):
 def test_insert_records(request, database, start_method):
     url = request.getfixturevalue(database)
     printed = run("insert_records.py", "--url", url, "--start-method", start_method)
-    assert printed.startswith(f"3000 rows in {database}, none missing, none doubled")
+    assert printed.startswith(f"3000 rows in {database}, each exactly once")
     assert "with 4 connections" in printed

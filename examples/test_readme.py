@@ -1,4 +1,4 @@
-"""The code of the READMEs and of the documentation runs, and prints what they say."""
+"""Tests that the code in the READMEs and the documentation runs, and prints what they show."""
 
 import ast
 import importlib.util
@@ -33,24 +33,24 @@ def blocks(page):
 
 
 def files(page):
-    """Return the text of each file that a page shows under its name."""
+    """Return the text of each block that has a caption, by the caption: the name of a file."""
     return {caption: text for _, caption, text in blocks(page) if caption}
 
 
 def programs():
-    """Yield each Python block that is no file, with the text block after it: its output."""
+    """Yield each Python block without a caption, and the text block after it: its output."""
     for page in PAGES:
         found = [*blocks(page), ("end", "", "")]
-        for number, (block, after) in enumerate(zip(found, found[1:]), 1):
+        for number, (block, following) in enumerate(zip(found, found[1:]), 1):
             kind, caption, program = block
             if kind == "python" and not caption:
-                assert after[0] == "text", program
+                assert following[0] == "text", program
                 name = f"{page.parent.name}-{page.stem}-{number}"
-                yield pytest.param(files(page), program, after[2], id=name)
+                yield pytest.param(files(page), program, following[2], id=name)
 
 
 def imported(program):
-    """Yield the names of the top modules and packages that a program imports."""
+    """Yield the names of the top-level modules and packages that a program imports."""
     for node in ast.walk(ast.parse(program)):
         if isinstance(node, ast.ImportFrom):
             yield node.module.partition(".")[0]
@@ -66,14 +66,14 @@ def test_program(tmp_path, shown, program, output, start_method):
         (tmp_path / name).write_text(text)
     for name in imported(program):
         if name + ".py" not in shown and importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not there")
-    choice = f'__import__("multiprocessing").set_start_method("{start_method}")\n'
+            pytest.skip(f"{name} is not installed")
+    set_method = f'__import__("multiprocessing").set_start_method("{start_method}")\n'
     if GUARD in program:
-        (tmp_path / "program.py").write_text(program.replace(GUARD, f"{GUARD}    {choice}"))
+        (tmp_path / "program.py").write_text(program.replace(GUARD, f"{GUARD}    {set_method}"))
         arguments = ["program.py"]
     else:
-        # As typed into an interpreter: with no file for workers to run, there is no guard.
-        arguments = ["-c", choice + program]
+        # A program without a guard is one that is typed into an interpreter: it has no file.
+        arguments = ["-c", set_method + program]
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=str(tmp_path),

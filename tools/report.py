@@ -6,7 +6,9 @@ WORK_DIR is the directory of tox, .tox.  Each ENVIRONMENT has run in this Python
 the results of its tests in WORK_DIR/ENVIRONMENT/tmp/*.xml, in the format of JUnit.
 """
 
+import ast
 import collections
+import importlib.util
 import os
 import pathlib
 import platform
@@ -17,8 +19,9 @@ import xml.etree.ElementTree
 
 PYTHONS = [f"python3.{minor}" for minor in range(6, 16)] + ["python3.14t", "pypy3.11"]
 RAY = [f"python3.{minor}" for minor in range(10, 15)]
+TESTS_OF_POOL = "test._test_multiprocessing"
 ALL = "python -m tox -m all -p auto"
-OTHERS = "the slow tests, the examples, the documentation, the types, the style"
+OTHERS = "the slow tests, other Pythons, the examples, documentation, types, and style"
 
 
 def runs(python):
@@ -36,7 +39,12 @@ def report_tests(work_dir, environment):
         for suite in xml.etree.ElementTree.parse(str(path)).iter("testsuite"):
             for name in ("tests", "failures", "errors", "skipped"):
                 counts[name] += int(suite.get(name))
-            reasons.update(skip.get("message") for skip in suite.iter("skipped"))
+            for skip in suite.iter("skipped"):
+                reason = skip.get("message")
+                if reason == "collection skipped":
+                    # A whole module: its text is a path, a line, and the reason.
+                    reason = ast.literal_eval(skip.text)[2].partition(": ")[2]
+                reasons[reason] += 1
     failed = counts["failures"] + counts["errors"]
     passed = counts["tests"] - failed - counts["skipped"]
     print(f"{environment}: {passed} tests passed, {failed} failed, {counts['skipped']} skipped:")
@@ -46,9 +54,11 @@ def report_tests(work_dir, environment):
 
 def missing():
     """Yield what this machine cannot test, and why."""
-    for python in PYTHONS:
-        if not runs(python):
-            yield f"{python}: no such interpreter on PATH"
+    if importlib.util.find_spec("test") is None or not importlib.util.find_spec(TESTS_OF_POOL):
+        yield "CPython's own tests of Pool: this Python comes without them"
+    pythons = [python for python in PYTHONS if not runs(python)]
+    if pythons:
+        yield f"not on PATH: {', '.join(pythons)}"
     if not any(map(runs, RAY)):
         yield f"Ray: needs one of {', '.join(RAY)}"
     if not shutil.which("wine"):
@@ -69,8 +79,6 @@ if __name__ == "__main__":
         print(f"Tested: {implementation} {platform.python_version()}, {sys.base_prefix}")
         for environment in environments:
             report_tests(work_dir, environment)
-        print("  and CPython's own tests of Pool, under fork")
-        print(f"Not tested: {OTHERS},\n  and all other Pythons.  `{ALL}` runs these, except:")
-    else:
-        print("This machine cannot test:")
+        print(f"Not tested: {OTHERS}:\n{ALL}")
+    print("This machine cannot test:")
     print("\n".join(f"  {line}" for line in missing()) or "  nothing")

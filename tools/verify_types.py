@@ -1,8 +1,8 @@
-"""Let pyright look for what the installed package leaves untyped.
+"""Check by pyright that every public symbol of the installed package is typed.
 
     python tools/verify_types.py
 
-Ray's own pool, which one class derives from, is not typed: that one is let pass.
+The Pool for Ray is excepted: it derives from Ray's own, which is not typed.
 """
 
 import json
@@ -16,7 +16,7 @@ if __name__ == "__main__":
     done = subprocess.run(COMMAND.split(), stdout=subprocess.PIPE, encoding="utf-8")
     symbols = json.loads(done.stdout)["typeCompleteness"]["symbols"]
     if not symbols:
-        sys.exit("pyright found nothing that is public")
+        sys.exit("pyright found no public symbol")
     for symbol in symbols:
         if symbol["isExported"] and not symbol["isTypeKnown"] and symbol["name"] not in UNTYPED:
             sys.exit(json.dumps(symbol, indent=4))

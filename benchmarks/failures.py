@@ -1,12 +1,12 @@
-"""What becomes of a task when something goes wrong, in the pool of each library.
+"""Report how the pool of each library handles failures of tasks and workers.
 
-    python faults.py
+    python failures.py
 
-Does what faulty.py has to each pool: to all under forkserver, the default on Linux
-since Python 3.14, or in their own way; to the stock pool and ours under every start
-method.  Each case is a process of its own with a limit.  Prints what the task came
-to, an error by its name; "broken" where a later task got an error too although
-another library's pool went on; and counts of both.
+Runs each failure of failing_program.py in each pool: under forkserver, the default on Linux
+since Python 3.14, or the library's own start method; and in the standard Pool and the
+package's under every start method.  Each case runs in a new process, with a time limit.  The
+table shows the result of the task, or the name of its exception; "broken" means that a later
+task failed too, although another library's pool kept running.
 """
 
 import concurrent.futures
@@ -21,27 +21,27 @@ import subprocess
 import sys
 import tempfile
 
-from faulty import FAULTS, LIBRARIES, LIMIT, NOTHING, OWN, THREADS, TYPED
+from failing_program import FAILURES, LIBRARIES, LIMIT, NONE, OWN, THREADS, TYPED
 from measure import conditions, save_json, save_tables, table, versions
 
-PROGRAM = pathlib.Path(__file__).with_name("faulty.py")
+PROGRAM = pathlib.Path(__file__).with_name("failing_program.py")
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-IN_ALL = ["stock Pool", "expect_initret"]  # start methods
-AT_ONCE = 6  # many do nothing but wait
-MORE = 60  # seconds beyond the limit, for what is there before the pool
+ALL_METHODS = ["standard Pool", "expect_initret"]  # run under every start method
+AT_ONCE = 6  # most cases wait for a time limit
+MORE = 60  # seconds beyond the limit, to start Ray
 
 
-def outcomes(fault, library, method):
-    """Return what the task came to, one after it, and the end, as far as the case went."""
-    if FAULTS[fault][0] == THREADS:
+def run_case(failure, library, method):
+    """Return the results of the task, of a later task, and of terminate(), as far as they came."""
+    if failure in THREADS:
         method = "threads"
     if method not in LIBRARIES[library][2]:
         return None
-    program = ["-c", PROGRAM.read_text()] if fault == TYPED else [str(PROGRAM)]
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
+    program = ["-c", PROGRAM.read_text()] if failure == TYPED else [str(PROGRAM)]
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             [sys.executable, *program, library, method],
-            env={**os.environ, "FAULT": fault, "TMPDIR": folder},
+            env={**os.environ, "FAILURE": failure, "TMPDIR": directory},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.DEVNULL,
@@ -50,7 +50,7 @@ def outcomes(fault, library, method):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LIMIT + MORE)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # and what it has left behind
+            os.killpg(process.pid, signal.SIGKILL)  # and the processes that it started
         process.wait()
         output.seek(0)
         found = {}
@@ -62,16 +62,18 @@ def outcomes(fault, library, method):
     return found
 
 
-def cell(found, goes_on):
+def cell(found, others_continue):
     if found is None:
-        return "\\-"  # it has no such pool
+        return "\\-"  # the library has no such pool
     if "task" not in found:
         return "hang"
     if "end" not in found and "after" not in found:
         return found["task"] + ", then hang"
     if "end" not in found:
         return found["task"] + ", hangs at the end"
-    return found["task"] + (", broken" if goes_on and found.get("after") != "answer" else "")
+    return found["task"] + (
+        ", broken" if others_continue and found.get("after") != "answer" else ""
+    )
 
 
 def main():
@@ -84,32 +86,31 @@ def main():
         else:
             columns.append((library, METHOD))
             others = set(multiprocessing.get_all_start_methods()) - {METHOD}
-            columns += [(library, other) for other in sorted(others) if library in IN_ALL]
+            columns += [(library, other) for other in sorted(others) if library in ALL_METHODS]
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as executor:
         cases = {
-            (fault, *column): executor.submit(outcomes, fault, *column)
+            (failure, *column): executor.submit(run_case, failure, *column)
             for column in columns
-            for fault in FAULTS
+            for failure in FAILURES
         }
         found = {}
         for case, future in cases.items():
             found[case] = future.result()
             print(*case, found[case], sep=": ", flush=True)
     save_json(
-        "faults",
+        "failures",
         {
             **conditions(),
             "libraries": versions(),
             "limit": LIMIT,
             "cases": [
                 {
-                    "fault": fault,
-                    "row": FAULTS[fault][0],
+                    "failure": failure,
                     "library": library,
                     "start_method": method,
                     **result,
                 }
-                for (fault, library, method), result in found.items()
+                for (failure, library, method), result in found.items()
                 if result is not None
             ],
         },
@@ -117,20 +118,20 @@ def main():
 
     shown = [column for column in columns if column[1] in (METHOD, OWN)]
     rows, counts = [], {column: [0, 0, 0, 0] for column in columns}
-    for fault in FAULTS:
-        went_on = [found[(fault, *column)] for column in columns]
-        goes_on = any(one and one.get("after") == "answer" for one in went_on)
-        cells = {column: cell(found[(fault, *column)], goes_on) for column in columns}
-        rows.append([fault, *(cells[column] for column in shown)])
+    for failure in FAILURES:
+        cases = [found[(failure, *column)] for column in columns]
+        others_continue = any(one and one.get("after") == "answer" for one in cases)
+        cells = {column: cell(found[(failure, *column)], others_continue) for column in columns}
+        rows.append([failure, *(cells[column] for column in shown)])
         for column, text in cells.items():
-            if fault == NOTHING:
+            if failure == NONE:
                 continue
             counts[column][0] += text.startswith("answer")
             counts[column][1] += "hang" in text
             counts[column][2] += "broken" in text
             counts[column][3] += text != "\\-"
     save_tables(
-        "faults",
+        "failures",
         table([f"under {METHOD}", *(library for library, _ in shown)], rows),
         table(
             ["pool", "start method", "cases", "answers", "errors", "hangs", "broken"],
@@ -139,7 +140,7 @@ def main():
                 for (library, method), (answers, hangs, broken, cases) in counts.items()
             ],
         ),
-        f"A case that has not ended after {LIMIT} seconds hangs.  "
+        f"A case that is not finished after {LIMIT} seconds hangs.  "
         + ", ".join(f"{name} {version}" for name, version in versions().items())
         + ".",
     )

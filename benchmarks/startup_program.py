@@ -1,19 +1,19 @@
-"""Time pools from their start over one map to their end, and print seconds as JSON.
+"""Time the start of a pool, one map() and terminate(), and print the seconds as JSON.
 
-start.py runs this, as a program of its own for each of PACKAGE: "stock", "install"
-(with the keyword, in multiprocessing's own pool) and "class" (with this package's):
+startup.py runs this program in a new process for each PACKAGE: "standard", "install"
+(expect_initret=True in multiprocessing's own pool) and "class" (in this package's pool):
 
-    PACKAGE=stock python started.py START_METHOD ROUNDS
+    PACKAGE=standard python startup_program.py START_METHOD ROUNDS
 """
 
 import json
-import multiprocessing.pool  # in the fork server for all: what imports it there starts faster
+import multiprocessing.pool  # for every PACKAGE, so that the fork server has imported it
 import os
 import sys
 import time
 
-PACKAGE = os.environ["PACKAGE"]  # a spawned worker imports what its program does
-if PACKAGE != "stock":
+PACKAGE = os.environ["PACKAGE"]  # spawned workers read it too
+if PACKAGE != "standard":
     import multiprocessing_initret
 if PACKAGE == "install":
     multiprocessing_initret.install()
@@ -29,7 +29,7 @@ def add_global(number):
     return number + global_value
 
 
-def give(value):
+def return_value(value):
     return value
 
 
@@ -37,15 +37,15 @@ def add(number, initret):
     return number + initret
 
 
-def start_map_end(method):
+def start_map_terminate(method):
     context = multiprocessing.get_context(method)
-    if PACKAGE == "stock":
+    if PACKAGE == "standard":
         pool, function = context.Pool(WORKERS, set_global, (1,)), add_global
     elif PACKAGE == "install":
-        pool, function = context.Pool(WORKERS, give, (1,), expect_initret=True), add
+        pool, function = context.Pool(WORKERS, return_value, (1,), expect_initret=True), add
     else:
         own = multiprocessing_initret.Pool
-        pool, function = own(WORKERS, give, (1,), context=context, expect_initret=True), add
+        pool, function = own(WORKERS, return_value, (1,), context=context, expect_initret=True), add
     with pool:
         assert pool.map(function, range(WORKERS), 1) == [*range(1, WORKERS + 1)]
     pool.join()
@@ -56,9 +56,9 @@ def main():
     seconds = []
     for _ in range(int(rounds) + 1):
         start = time.perf_counter()
-        start_map_end(method)
+        start_map_terminate(method)
         seconds.append(time.perf_counter() - start)
-    print(json.dumps(seconds[1:]))  # the first starts a fork server
+    print(json.dumps(seconds[1:]))  # the first round starts a fork server
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The second pattern of gh-79018 by each way that people have: a table for every call.
+"""Measure the second pattern of gh-79018, a table for every call, and its alternatives.
 
-    python ways.py [ROUNDS]
+    python alternatives.py [ROUNDS]
 
-Each way counts the bits of the 2**16 integers through the table, with four workers
-and in chunks of 4096: once from its start, workers included, and once more with the
-workers there.  Prints the times over those of the stock Pool with a global.
+Each alternative counts the bits of 2**16 integers with the table, with four workers and in
+chunks of 4096: once including the start of the workers, and once more with running workers.
+Prints the times over those of the standard Pool with a global.
 """
 
 import contextlib
@@ -14,14 +14,13 @@ import multiprocessing
 import sys
 import time
 
-# Imported, since what is pickled by value, as loky and Ray do with __main__, has
-# globals of its own.
-from calls import NUMBERS, count_bits, count_bits_by_global, give, set_global
+# Imported, because loky and Ray pickle functions of __main__ by value, with their own globals.
+from calls import NUMBERS, count_bits, count_bits_by_global, return_table, set_global
 
 START_METHOD = "forkserver"  # the default on Linux since 3.14
 WORKERS = 4
 CHUNK = 4096
-ENOUGH = 0.2  # seconds for the maps once the workers are there
+ENOUGH = 0.2  # seconds for the calls with running workers
 EXPECTED = 16 * 2**15
 TABLE = [bin(number).count("1") for number in NUMBERS]
 
@@ -40,7 +39,7 @@ def global_in_pool(package="multiprocessing"):
 @contextlib.contextmanager
 def initret(module="multiprocessing_initret"):
     pool = importlib.import_module(module).Pool
-    with pool(WORKERS, give, (TABLE,), expect_initret=True) as pool:
+    with pool(WORKERS, return_table, (TABLE,), expect_initret=True) as pool:
         yield lambda: pool.map(count_bits, NUMBERS, CHUNK)
 
 
@@ -77,7 +76,7 @@ def initret_in_executor():
     from multiprocessing_initret.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(
-        WORKERS, initializer=give, initargs=(TABLE,), expect_initret=True
+        WORKERS, initializer=return_table, initargs=(TABLE,), expect_initret=True
     ) as executor:
         yield lambda: executor.map(count_bits, NUMBERS, chunksize=CHUNK)
 
@@ -103,7 +102,7 @@ def joblib():
         chunks = [NUMBERS[start : start + CHUNK] for start in NUMBERS[::CHUNK]]
         task = joblib.delayed(count_bits_of_chunk)
         yield lambda: sum(parallel(task(TABLE, chunk) for chunk in chunks), [])
-    get_reusable_executor().shutdown()  # or its workers stay for the next
+    get_reusable_executor().shutdown()  # its workers would keep running
 
 
 @contextlib.contextmanager
@@ -122,9 +121,9 @@ def global_in_ray():
         yield lambda: pool.map(count_bits_by_global, NUMBERS, CHUNK)
 
 
-STOCK = "Pool, a global"
-WAYS = {
-    STOCK: global_in_pool,
+STANDARD = "Pool, a global"
+ALTERNATIVES = {
+    STANDARD: global_in_pool,
     "Pool, initret": initret,
     "Pool, functools.lru_cache": lru_cache,
     "Pool, functools.partial": partial,
@@ -141,10 +140,10 @@ WAYS = {
 }
 
 
-def first_and_next(way):
-    """Return the seconds of a map with the start of its workers, and of one without."""
+def measure(alternative):
+    """Return the seconds of a map that includes the start of the workers, and of one without."""
     start = time.perf_counter()
-    with way() as count_all:
+    with alternative() as count_all:
         assert sum(count_all()) == EXPECTED
         first = time.perf_counter() - start
         start, maps = time.perf_counter(), 0
@@ -155,21 +154,21 @@ def first_and_next(way):
 
 
 def main():
-    from measure import ratio, save, save_tables, table  # what workers need not import
+    from measure import ratio, save, save_tables, table  # workers need not import it
 
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     multiprocessing.set_start_method(START_METHOD)
     with contextlib.suppress(ImportError):
         import ray
 
-        # The cluster is there before: what is measured is a pool on it.
+        # Start the cluster before: only a pool on it is measured.
         ray.init("local", num_cpus=WORKERS, include_dashboard=False, logging_level="ERROR")
-    timed = {name: [] for name in WAYS}
+    timed = {name: [] for name in ALTERNATIVES}
     for number in range(rounds + 1):
         for name in sorted(timed, reverse=number % 2):
             try:
-                seconds = first_and_next(WAYS[name])
-            except Exception as error:  # which takes nothing from the others
+                seconds = measure(ALTERNATIVES[name])
+            except Exception as error:  # continue with the others
                 print(f"left out: {name} ({error!r})")
                 del timed[name]
             else:
@@ -180,7 +179,7 @@ def main():
     for name, seconds in timed.items():
         firsts[name], agains[name] = zip(*seconds)
     save(
-        "ways",
+        "alternatives",
         [
             ({"name": f"{name}: {when}"}, seconds[name])
             for name in timed
@@ -189,21 +188,21 @@ def main():
         start_method=START_METHOD,
     )
     save_tables(
-        "ways",
+        "alternatives",
         table(
-            ["way", "from the start", "once more"],
+            ["alternative", "from the start", "once more"],
             [
                 [
                     name,
                     *(
-                        f"{ratio(seconds[name], seconds[STOCK]):.2f}"
+                        f"{ratio(seconds[name], seconds[STANDARD]):.2f}"
                         for seconds in (firsts, agains)
                     ),
                 ]
                 for name in timed
             ],
         ),
-        f"Over {STOCK}, with {START_METHOD}.",
+        f"Over {STANDARD}, with {START_METHOD}.",
     )
 
 

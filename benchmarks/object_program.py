@@ -1,16 +1,15 @@
-"""Bring one large object to all workers of one pool, by one way, in a process of its own.
+"""Pass one large object to all workers of one pool, and print the time and memory as JSON.
 
-objects.py runs this for each measurement, so that the memory it finds is that of
-the measurement alone:
+objects.py runs this program for each measurement, so that the memory is that of this
+measurement alone:
 
-    python probe.py WAY START_METHOD WORKERS KIND SIZE
+    python object_program.py POOL START_METHOD WORKERS KIND SIZE
 
-KIND and SIZE are "array" and megabytes, or "dict" and entries.  Prints as JSON the
-"seconds" from before the first worker starts until all have answered, and megabytes:
-of the "object"; the most that the "parent" had beyond what it had before the object,
-with its files in shared memory; and those of the "workers", by proportional set sizes,
-with what forked them, which may hold the object for them.  Without /proc there are the
-seconds alone.
+KIND and SIZE are "array" and megabytes, or "dict" and entries.  Prints the "seconds" from
+before the first worker starts until all have answered, and megabytes: of the "object"; the
+maximum of the "parent" above its memory before the object, including its files in shared
+memory; and of the "workers", by proportional set size, including the process that forked
+them, which may hold the object.  Without /proc it prints the seconds alone.
 """
 
 import json
@@ -27,9 +26,9 @@ import multiprocessing_initret
 PAGE = 4096  # bytes
 MEGABYTE = 2**20
 LOOKED_UP = 1000  # entries of a dict
-PAUSE = 0.01  # seconds between two looks at the parent's memory
+PAUSE = 0.01  # seconds between two measurements of the parent's memory
 RAYS_STORE = 4 * 2**30  # bytes
-PROBE = "PROBE"  # the environment variable with the parent's process ID
+PARENT = "OBJECT_PROGRAM_PARENT"  # the environment variable with the parent's process ID
 
 
 def make(kind, size):
@@ -41,14 +40,14 @@ def make(kind, size):
 
 
 def touch(obj):
-    """Read something of each page of an array, and some entries of a dict."""
+    """Read a number in each page of an array, or some entries of a dict."""
     if isinstance(obj, dict):
         return sum(obj[str(number)][0] for number in range(min(LOOKED_UP, len(obj))))
     return float(obj[:: PAGE // obj.itemsize].sum())
 
 
 def kilobytes(path, *fields):
-    """Return the sum of fields of a file in /proc; 0 where there is none."""
+    """Return the sum of fields of a file in /proc, or 0 if it does not exist."""
     try:
         with open(path) as file:
             return sum(int(line.split()[1]) for line in file if line.startswith(fields))
@@ -57,7 +56,7 @@ def kilobytes(path, *fields):
 
 
 class Memory:
-    """What this process has, in kilobytes, and the most it had while this watched."""
+    """Memory of this process in kilobytes, and its maximum since this object was created."""
 
     def __init__(self):
         self.most = 0
@@ -69,7 +68,7 @@ class Memory:
             time.sleep(PAUSE)
 
     def now(self):
-        # A file in shared memory is counted by its size: it may be mapped or not.
+        # Count a file in shared memory by its size, whether it is mapped or not.
         shared = 0
         for file in pathlib.Path("/proc/self/fd").glob("*"):
             try:
@@ -80,37 +79,37 @@ class Memory:
         return kilobytes("/proc/self/status", "RssAnon:", "RssFile:") + shared
 
     def peak(self):
-        """Return the most that was seen, or that the system counts, which misses nothing."""
+        """Return the larger of the maximum that was sampled and the one that the system counts."""
         return max(self.most, kilobytes("/proc/self/status", "VmHWM:"))
 
 
 class Meeting:
-    """A barrier for the workers of any library: each leaves a file, and waits for the others'."""
+    """Barrier for the workers of any library: each creates a file, and waits for the others."""
 
-    def __init__(self, folder, workers):
-        self.folder = pathlib.Path(folder)
+    def __init__(self, directory, workers):
+        self.directory = pathlib.Path(directory)
         self.workers = workers
 
     def wait(self, number):
-        (self.folder / f"{os.getpid()}.{number}").touch()
-        while len(list(self.folder.glob(f"*.{number}"))) < self.workers:
+        (self.directory / f"{os.getpid()}.{number}").touch()
+        while len(list(self.directory.glob(f"*.{number}"))) < self.workers:
             time.sleep(0.005)
 
 
 def answer(obj, meeting):
-    """Answer while all workers have the object, so that each of them has one task."""
+    """Measure the memory while every worker has the object and runs one task."""
     touched = touch(obj)
     meeting.wait(1)
-    processes = {os.getpid(), os.getppid()} - {int(os.environ[PROBE])}
+    processes = {os.getpid(), os.getppid()} - {int(os.environ[PARENT])}
     memory = {pid: kilobytes(f"/proc/{pid}/smaps_rollup", "Pss:") for pid in processes}
     meeting.wait(2)
     return os.getpid(), touched, memory
 
 
-# What each way gives its workers to run.
+# The functions that the workers run.
 
 
-def give(obj):
+def return_object(obj):
     return obj
 
 
@@ -127,10 +126,10 @@ def answer_by_initret(meeting, initret):
     return answer(initret, meeting)
 
 
-# The ways: each yields all answers, and ends its workers after that.
+# The pools: each yields all answers, and then stops its workers.
 
 
-def stock(obj, meeting, start_method):
+def standard(obj, meeting, start_method):
     context = multiprocessing.get_context(start_method)
     with context.Pool(meeting.workers, set_global, (obj,)) as pool:
         yield pool.map(answer_by_global, [meeting] * meeting.workers, chunksize=1)
@@ -139,7 +138,7 @@ def stock(obj, meeting, start_method):
 def initret(obj, meeting, start_method):
     context = multiprocessing.get_context(start_method)
     with multiprocessing_initret.Pool(
-        meeting.workers, give, (obj,), context=context, expect_initret=True
+        meeting.workers, return_object, (obj,), context=context, expect_initret=True
     ) as pool:
         yield pool.map(answer_by_initret, [meeting] * meeting.workers, chunksize=1)
 
@@ -165,16 +164,16 @@ def joblib(obj, meeting, start_method):
 def ray(obj, meeting, start_method):
     from multiprocessing_initret.ray import Pool
 
-    with Pool(meeting.workers, give, (obj,), expect_initret=True) as pool:
+    with Pool(meeting.workers, return_object, (obj,), expect_initret=True) as pool:
         yield pool.map(answer_by_initret, [meeting] * meeting.workers, chunksize=1)
 
 
-WAYS = {"stock": stock, "initret": initret, "mpire": mpire, "joblib": joblib, "ray": ray}
+POOLS = {"standard": standard, "initret": initret, "mpire": mpire, "joblib": joblib, "ray": ray}
 
 
-def start_before(way, start_method, workers):
-    """Start what a program starts once, for all its pools."""
-    if way == "ray":
+def start_shared_processes(pool, start_method, workers):
+    """Start the processes that all pools of a program share."""
+    if pool == "ray":
         import ray
 
         ray.init(
@@ -190,18 +189,18 @@ def start_before(way, start_method, workers):
 
 
 def main():
-    way, start_method, workers, kind, size = sys.argv[1:]
-    os.environ[PROBE] = str(os.getpid())
-    start_before(way, start_method, int(workers))
-    make(kind, 0)  # imports what it needs
+    pool, start_method, workers, kind, size = sys.argv[1:]
+    os.environ[PARENT] = str(os.getpid())
+    start_shared_processes(pool, start_method, int(workers))
+    make(kind, 0)  # imports NumPy
     parent = Memory()
     before = parent.now()
     obj = make(kind, int(size))
     held = parent.now() - before
     expected = touch(obj)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         start = time.perf_counter()
-        for answers in WAYS[way](obj, Meeting(folder, int(workers)), start_method):
+        for answers in POOLS[pool](obj, Meeting(directory, int(workers)), start_method):
             seconds = time.perf_counter() - start
             pids, touched, memories = zip(*answers)
             assert len(set(pids)) == int(workers) and set(touched) == {expected}

@@ -1,11 +1,11 @@
-"""What the keyword costs when a pool starts, over the stock pool, and what the import costs.
+"""Measure the cost of expect_initret=True when a pool starts, and the cost of the import.
 
-    python start.py [ROUNDS]
+    python startup.py [ROUNDS]
 
-Prints the time of a pool of four with small initargs from its start over one map to
-its end, over that of the stock pool in the same round, under each start method; and
-the milliseconds of `import multiprocessing_initret` after `multiprocessing.pool`.
-The package must be installed, as it is for its users: so it is compiled once.
+Prints, for each start method, the time to start a pool of four workers with small initargs,
+call map() once, and terminate the pool, over the time of the standard pool in the same round;
+and the milliseconds of `import multiprocessing_initret` after `multiprocessing.pool`.
+The package must be installed, as it is for its users, so that it is compiled once.
 """
 
 import json
@@ -18,11 +18,11 @@ import sys
 
 from measure import ratio, save, save_tables, table
 
-PROGRAM = pathlib.Path(__file__).with_name("started.py")
+PROGRAM = pathlib.Path(__file__).with_name("startup_program.py")
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-AT_A_TIME = 5  # of each, before the next has its turn
-PACKAGES = {  # for started.py: its name in the table
-    "stock": "stock",
+AT_A_TIME = 5  # pools of each kind before the next kind
+PACKAGES = {  # argument of startup_program.py: name in the table
+    "standard": "standard pool",
     "install": "install(), multiprocessing.Pool",
     "class": "multiprocessing_initret.Pool",
 }
@@ -32,7 +32,7 @@ start = time.perf_counter()
 import multiprocessing_initret
 print(time.perf_counter() - start)
 """
-# Or what is installed is compiled anew in every worker.
+# With this variable, every worker would compile the package anew.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -60,18 +60,18 @@ def main():
                     method,
                     name,
                     f"{1000 * statistics.median(seconds[package]):.1f}",
-                    f"{ratio(seconds[package], seconds['stock']):.3f}",
+                    f"{ratio(seconds[package], seconds['standard']):.3f}",
                 ]
             )
         print(*rows[-len(PACKAGES) :], sep="\n", flush=True)
     imports = [run("-c", IMPORT) for _ in range(ROUNDS + 1)][1:]
     timed.append(({"name": "import multiprocessing_initret"}, imports))
-    save("start", timed)
-    beyond = 1000 * statistics.median(imports)
+    save("startup", timed)
+    milliseconds = 1000 * statistics.median(imports)
     save_tables(
-        "start",
-        table(["start method", "pool", "ms", "over stock"], rows),
-        f"The import takes {beyond:.1f} ms beyond that of multiprocessing.pool.",
+        "startup",
+        table(["start method", "pool", "ms", "ratio"], rows),
+        f"The import takes {milliseconds:.1f} ms beyond that of multiprocessing.pool.",
     )
 
 
