@@ -401,16 +401,12 @@ class Releasable:
 def test_arguments_are_released(start_method, no_collector):
     obj = Releasable()
     reference = weakref.ref(obj)
-    with pool_of(start_method, 1, return_one, ([obj, partial_of(obj)],)) as pool:
+    with pool_of(start_method, 1, return_one, ([obj],)) as pool:
         call(pool, worker)
         pool.close()
         pool.join()
     del obj, pool
     assert reference() is None
-
-
-def partial_of(obj):
-    return functools.partial(return_one, obj)
 
 
 @shared_only

@@ -14,7 +14,7 @@ from abc import ABCMeta
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any, Dict, Set
 
 #: Modules that every process has imported.
 ALWAYS_IMPORTED = frozenset({"builtins", "collections"})
@@ -87,7 +87,7 @@ def is_plain_class(cls: type) -> bool:
     What the instance contains is not considered.
     """
     reducer = copyreg.dispatch_table.get(cls)
-    if reducer is not None and (cls is not complex or reducer is not copyreg.pickle_complex):
+    if reducer is not None and reducer is not getattr(copyreg, "pickle_complex", None):
         return False
     if cls is type(None):
         return True
@@ -147,7 +147,7 @@ def _has_default_reduction(cls: type) -> bool:
     if cls.__hash__ is not None:
         # Unpickling a dict or set calls these methods of its keys.
         hooks.update(("__eq__", "__hash__"))
-    slots = set()
+    slots: "Set[str]" = set()
     for base in reversed(cls.__mro__):
         names = vars(base)
         if base not in _BASES:
