@@ -174,6 +174,8 @@ def test_shutdown_releases_initargs(kind, wait, no_collector):
 @counts_references
 @pytest.mark.parametrize("initializer", [type_of, fail_with_argument])
 def test_initargs_are_released_with_the_executor(kind, initializer, no_collector, monkeypatch):
+    if kind in INTERPRETERS and initializer is fail_with_argument:
+        pytest.skip("the standard class leaves a cycle: an exception, and the frame that raised it")
     # pytest would keep the record, whose traceback refers to initargs.
     monkeypatch.setattr(logging.getLogger("concurrent.futures"), "propagate", False)
     initarg = object_for(kind)
