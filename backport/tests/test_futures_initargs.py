@@ -159,6 +159,8 @@ def object_for(kind):
 @counts_references
 @pytest.mark.parametrize("wait", [True, False])
 def test_shutdown_releases_initargs(kind, wait, no_collector):
+    if not wait and kind in START_METHODS and sys.version_info < (3, 9):
+        pytest.skip("the standard shutdown(wait=False) closes a pipe that is in use")
     initarg = object_for(kind)
     reference = weakref.ref(initarg)
     executor = make(kind, 1, type_of, (initarg,))
