@@ -300,7 +300,7 @@ def write_file(number, initret):
 def test_initret_is_finalized_when_its_worker_exits(kind):
     if kind == "interpreters":
         pytest.skip("an interpreter cannot import this module")
-    # The directory around them is one with a finalizer, too.
+    # The parent directory has a finalizer as well, which a forked worker must not run.
     with tempfile.TemporaryDirectory() as parent:
         with make(kind, 2, TemporaryDirectory, (parent,)) as executor:
             assert list(executor.map(write_file, range(5), timeout=TIMEOUT)) == list(range(5))

@@ -71,6 +71,9 @@ def raise_system_exit():
 def test_initializer_fails(kind, initializer):
     with make(kind, 2, initializer) as executor:
         check_broken(executor, submit_many(executor, add, 1), "no luck")
+    # The manager thread has ended, after the standard class has set a reason of its own.
+    with pytest.raises(concurrent.futures.BrokenExecutor, match="no luck"):
+        executor.submit(add, 1)
 
 
 @with_initializers

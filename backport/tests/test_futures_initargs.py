@@ -159,6 +159,8 @@ def object_for(kind):
 @counts_references
 @pytest.mark.parametrize("wait", [True, False])
 def test_shutdown_releases_initargs(kind, wait, no_collector):
+    if not wait and kind in START_METHODS and sys.version_info < (3, 9):
+        pytest.skip("the standard shutdown(wait=False) closes a pipe that is in use")
     initarg = object_for(kind)
     reference = weakref.ref(initarg)
     executor = make(kind, 1, type_of, (initarg,))
@@ -174,6 +176,8 @@ def test_shutdown_releases_initargs(kind, wait, no_collector):
 @counts_references
 @pytest.mark.parametrize("initializer", [type_of, fail_with_argument])
 def test_initargs_are_released_with_the_executor(kind, initializer, no_collector, monkeypatch):
+    if kind in INTERPRETERS and initializer is fail_with_argument:
+        pytest.skip("the standard class leaves a cycle: an exception, and the frame that raised it")
     # pytest would keep the record, whose traceback refers to initargs.
     monkeypatch.setattr(logging.getLogger("concurrent.futures"), "propagate", False)
     initarg = object_for(kind)

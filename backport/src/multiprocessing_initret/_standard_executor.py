@@ -17,6 +17,7 @@
     concurrent.futures.thread
       ThreadPoolExecutor._initializer_failed                   break the executor
         ._broken, ._shutdown_lock, ._work_queue
+      ThreadPoolExecutor.BROKEN                       3.14 on  raise the exception of its kind
       ThreadPoolExecutor._create_worker_context       3.14 on  release initargs on shutdown
       ThreadPoolExecutor._initargs                    to 3.13  the same
       _WorkItem.future
@@ -100,8 +101,8 @@ def _check(module: "Any", requirements: "_Requirements") -> None:
         function = module
         for attribute in path.split("."):
             function = getattr(function, attribute, None)
-        code = getattr(function, "__code__", None)
-        if code is None:
+        code: "Any" = getattr(function, "__code__", None)
+        if not hasattr(code, "co_names"):  # no function, or one that object has built in
             missing.append(path)
         else:
             # An attribute of an instance is not there yet, but the function that sets it is.

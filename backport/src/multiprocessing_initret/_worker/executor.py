@@ -109,8 +109,8 @@ class MapFunction:
 
 
 def _bind(fn: "Callable[..., Any]") -> "Callable[..., Any]":
-    # An exception raised here, while a task is unpickled, would kill the worker.  A call of
-    # what is not callable raises it in the task.
+    # This runs while the worker unpickles the task: an exception would kill the worker.  If fn
+    # is not callable, calling it raises TypeError, which fails the task.
     return functools.partial(fn, initret=_worker.initret) if callable(fn) else fn
 
 
