@@ -1,6 +1,5 @@
 """The initializer and initargs of a pool reach every worker, under each start method."""
 
-import functools
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.managers

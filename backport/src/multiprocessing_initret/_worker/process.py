@@ -40,18 +40,20 @@ _CHECK_INTERVAL = None if sys.platform == "darwin" else 3.0
 _MAX_ATOMIC = getattr(select, "PIPE_BUF", sys.maxsize)
 
 
-def _parent_is_alive(package: str) -> "Callable[[], bool]":
-    """Return a function that reports whether the process that started this one is alive.
+def _parent_watch(package: str) -> "Callable[[], bool]":
+    """Return a function that reports whether the process that owns the pool is alive."""
+    # A process that was forked or spawned has another parent when its own has exited, except
+    # on Windows.  A fork server, however, lives as long as its children.
+    getppid = os.getppid if os.name == "posix" else int
+    ppid = getppid()
+    # From Python 3.8, multiprocessing has a handle of the parent.  It does not suffice under
+    # fork: other workers have inherited the end of a pipe that the parent is to close.
+    parent = getattr(module(package, "process"), "parent_process", lambda: None)()
 
-    For a worker started by a fork server, that process is the fork server, which exits when
-    the parent does.
-    """
-    if os.name == "posix":
-        parent = os.getppid()
-        return lambda: os.getppid() == parent
-    # From Python 3.8
-    parent_process = getattr(module(package, "process"), "parent_process", lambda: None)()
-    return (lambda: True) if parent_process is None else parent_process.is_alive  # type: ignore[no-any-return]
+    def is_alive() -> bool:
+        return getppid() == ppid and (parent is None or parent.is_alive())
+
+    return is_alive
 
 
 class RecordedTasks(Tasks):
@@ -71,7 +73,7 @@ class RecordedTasks(Tasks):
     ) -> None:
         self._loads = module(package, "reduction").ForkingPickler.loads
         self._record: "Record" = channel.record
-        self._parent_is_alive = _parent_is_alive(package)
+        self._parent_is_alive = _parent_watch(package)
         super().__init__(package, inqueue, initargs, hint, channel.is_lazy)
 
     def _initialize(self) -> None:

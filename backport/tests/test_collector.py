@@ -1,0 +1,367 @@
+"""The collector: each task has one result, whatever arrives and in whatever order."""
+
+import gc
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.pool
+import os
+import pickle
+import sys
+import threading
+import types
+import weakref
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+from conftest import TIMEOUT, linux
+from multiprocessing_initret import WorkerLostError
+from multiprocessing_initret._parent.collector import Collector
+from multiprocessing_initret._parent.critical_section import CriticalSection
+from multiprocessing_initret._parent.result_pipes import result_pipes
+from multiprocessing_initret._shared.messages import RESULT_HEADER, MessageBuffer, TruncatedMessage
+
+
+class TaskPipe:
+    """The messages of a task pipe: number 7 is task 70 of job 700, and so on."""
+
+    def __init__(self):
+        self.messages = list(range(1, 10))
+
+    def pop(self, number):
+        if number not in self.messages:
+            return None
+        self.messages.remove(number)
+        return 100 * number, 10 * number
+
+    def in_flight(self):
+        return list(self.messages)
+
+
+class Worker:
+    """A worker, as its pipe has it, and the worker's own end of the pipe."""
+
+    def __init__(self):
+        self.reader, self.writer = multiprocessing.Pipe(duplex=False)
+        self.unread = MessageBuffer()
+
+    def send(self, number, value, succeeded=True, description=b""):
+        head = RESULT_HEADER.pack(number, len(description))
+        self.writer.send_bytes(head + description + pickle.dumps((succeeded, value)))
+
+
+class Parts:
+    """A collector, with a worker, and what it has been given."""
+
+    def __init__(self):
+        self.queue = multiprocessing.SimpleQueue()
+        self.pipes = result_pipes(self.queue, multiprocessing.connection.wait)
+        self.tasks = TaskPipe()
+        self.section = CriticalSection()
+        self.log, self.failures = [], []
+        self.collector = Collector(
+            self.pipes,
+            self.tasks,
+            multiprocessing.pool,
+            ForkingPickler,
+            self.section,
+            self.log.append,
+            lambda *args: self.on_failure(*args),
+        )
+        self.worker = Worker()
+        self.collector.add_worker(self.worker, True)
+
+    def on_failure(self, error, is_final):
+        self.failures.append((error, is_final))
+        self.collector.fail_all(WorkerLostError("broken"))
+
+    def get(self):
+        """Return the next result, with a limit."""
+        found = []
+
+        def run():
+            try:
+                found.append(self.collector.get())
+            except BaseException as error:
+                found.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(TIMEOUT)
+        return found[0]
+
+
+@pytest.fixture
+def parts():
+    parts = Parts()
+    yield parts
+    parts.collector.close()
+    parts.queue._reader.close()
+    parts.queue._writer.close()
+
+
+def test_results(parts):
+    parts.worker.send(2, "two")
+    parts.worker.send(1, LookupError("one"), False, b"LookupError('one')\0")
+    assert parts.get() == (200, 20, (True, "two"))
+    job, index, (succeeded, error) = parts.get()
+    assert (job, index, succeeded, repr(error)) == (100, 10, False, "LookupError('one')")
+
+
+def test_second_message_of_a_task(parts):
+    for number in 1, 1, 2:
+        parts.worker.send(number, number)
+    assert parts.get() == (100, 10, (True, 1))
+    assert parts.get() == (200, 20, (True, 2))
+
+
+def test_worker_that_is_added_later(parts):
+    worker = Worker()
+    worker.send(3, 3)
+    parts.collector.add_worker(worker, False)
+    assert parts.get() == (300, 30, (True, 3))
+
+
+def test_removed_worker(parts):
+    """Its results come first.  Then the task that it had not finished fails."""
+    error = WorkerLostError("killed")
+    parts.worker.send(1, 1)
+    parts.worker.writer.close()
+    parts.collector.remove_worker(parts.worker, 2, error)
+    assert parts.get() == (100, 10, (True, 1))
+    assert parts.get() == (200, 20, (False, error))
+    assert parts.log == ["killed"] and parts.worker.reader.closed
+
+
+def test_removed_worker_that_had_finished_its_task(parts):
+    parts.worker.send(1, 1)
+    parts.worker.writer.close()
+    parts.collector.remove_worker(parts.worker, 1, WorkerLostError("killed"))
+    assert parts.get() == (100, 10, (True, 1))
+    parts.collector.fail(5, 6, LookupError)
+    assert parts.get() == (5, 6, (False, LookupError))
+    assert parts.log == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a message is in the pipe whole")
+def test_removed_worker_with_half_a_message(parts):
+    error = WorkerLostError("killed")
+    parts.worker.writer._send(b"\0\0\1\0half")
+    parts.worker.writer.close()
+    parts.collector.remove_worker(parts.worker, 2, error)
+    assert parts.get() == (200, 20, (False, error))
+
+
+def test_fail_all(parts):
+    """A result that arrives later is ignored."""
+    error = WorkerLostError("broken")
+    parts.collector.fail_all(error)
+    found = [parts.get() for _ in range(9)]
+    assert found == [(100 * i, 10 * i, (False, error)) for i in range(1, 10)]
+    parts.worker.send(3, 3)
+    parts.queue.put(None)
+    while parts.get() is not None:
+        pytest.fail("a second result")
+
+
+def test_sentinel(parts):
+    parts.queue.put(None)
+    assert parts.get() is None
+    # The pool calls get() until all pending results have arrived.
+    parts.worker.send(4, 4)
+    assert parts.get() == (400, 40, (True, 4))
+
+
+def test_stopped(parts):
+    parts.collector.is_stopped = True
+    parts.collector.call_soon(lambda: None)
+    assert parts.get() is None
+
+
+#
+# Results that cannot be unpickled
+#
+
+
+def fail_to_unpickle(error):
+    raise error
+
+
+class Unpicklable:
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        return fail_to_unpickle, (self.error,)
+
+
+class BadRepr(Exception):
+    def __repr__(self):
+        raise LookupError("no repr")
+
+
+@pytest.mark.parametrize("error", [MemoryError, LookupError, BadRepr])
+def test_result_that_cannot_be_unpickled(parts, error):
+    parts.worker.send(1, Unpicklable(error()))
+    parts.worker.send(2, 2)
+    assert type(parts.get()[2][1]) is error
+    assert parts.get() == (200, 20, (True, 2))
+
+
+@pytest.mark.parametrize("reason", [LookupError, BadRepr, SystemExit])
+def test_exception_that_cannot_be_unpickled(parts, reason):
+    parts.worker.send(1, Unpicklable(reason()), False, b"the error\0the traceback")
+    _, _, (succeeded, error) = parts.get()
+    assert not succeeded and type(error) is multiprocessing.pool.MaybeEncodingError
+    assert error.value == "the error" and "the traceback" in str(error.__cause__)
+
+
+def test_no_memory_for_a_message(parts, monkeypatch):
+    message = TruncatedMessage(RESULT_HEADER.pack(3, 50))
+    parts.worker.send(1, 1)
+    monkeypatch.setattr(parts.pipes, "receive", lambda worker: [message])
+    job, index, (succeeded, error) = parts.get()
+    assert (job, index, succeeded) == (300, 30, False) and type(error) is MemoryError
+
+
+LIMITED_MEMORY = """
+import multiprocessing, resource, sys
+import multiprocessing_initret
+
+def megabytes(count, initret):
+    return bytes(count << 20)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    with multiprocessing_initret.Pool(2, int, context=context, expect_initret=True) as pool:
+        assert pool.map(megabytes, [0, 0]) == [b"", b""]
+        with open("/proc/self/statm") as file:
+            size = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + (150 << 20),) * 2)
+        for result in [pool.apply_async(megabytes, (count,)) for count in (1, 300, 2, 3)]:
+            try:
+                print(len(result.get(60)) >> 20)
+            except MemoryError:
+                print("MemoryError")
+"""
+
+
+@linux
+def test_limited_memory(python, tmp_path, start_method):
+    (tmp_path / "program.py").write_text(LIMITED_MEMORY)
+    assert python("program.py", start_method).split() == ["1", "MemoryError", "2", "3"]
+
+
+#
+# While a result is unpickled, no worker is forked and the pool does not end
+#
+
+
+class Calls:
+    """Calls a function where it is unpickled."""
+
+    function = None
+
+    def __reduce__(self):
+        return Calls.call, ()
+
+    @staticmethod
+    def call():
+        return Calls.function()
+
+
+def test_lock(parts):
+    Calls.function = parts.collector.unpickling.locked
+    parts.worker.send(1, Calls())
+    assert parts.get() == (100, 10, (True, True))
+    assert not parts.collector.unpickling.locked()
+
+
+def test_pool_ends_meanwhile(parts):
+    """The garbage collector may terminate it, which waits for a thread that needs the lock."""
+    locked = []
+
+    def terminate():
+        if not parts.section.postpones(terminate):
+            locked.append(parts.collector.unpickling.locked())
+
+    Calls.function = terminate
+    parts.worker.send(1, Calls())
+    parts.worker.send(2, 2)
+    assert parts.get() == (100, 10, (True, None))
+    assert locked == [False]
+    assert parts.get() == (200, 20, (True, 2))
+    assert not parts.section.postponed
+
+
+#
+# The last line of defence
+#
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize("where", ["wait", "receive", "a call"])
+def test_unexpected_exception(parts, monkeypatch, where):
+    """The pool breaks, and all its tasks fail."""
+    error = LookupError("unexpected")
+    parts.worker.send(1, 1)
+    if where == "a call":
+        parts.collector.call_soon(raise_, error)
+    else:
+        monkeypatch.setattr(parts.pipes, where, lambda *args: raise_(error))
+    found = [parts.get() for _ in range(9)]
+    assert parts.failures == [(error, False)]
+    assert sorted(result[0] for result in found) == list(range(100, 1000, 100))
+    assert [str(result[2][1]) for result in found].count("broken") >= 8
+    parts.queue.put(None)
+    assert parts.get() is None
+
+
+@pytest.mark.parametrize("where", ["in the pipe", "in the function"])
+def test_second_unexpected_exception(parts, monkeypatch, where):
+    """The thread ends, and the function that is called last completes the results."""
+    first, second = LookupError("first"), LookupError("second")
+    monkeypatch.setattr(parts.pipes, "wait", lambda: raise_(first))
+    failures = []
+
+    def on_failure(error, is_final):
+        failures.append((error, is_final))
+        if where == "in the function" and not is_final:
+            raise second
+
+    monkeypatch.setattr(parts, "on_failure", on_failure)
+    monkeypatch.setattr(parts.pipes, "read_wake_up", lambda: raise_(second))
+    error = parts.get()
+    assert type(error) is EOFError and error.__cause__ is second
+    assert failures == [(first, False), (second, True)]
+
+
+#
+# The end
+#
+
+
+def test_nothing_is_kept(parts, no_collector):
+    """A collector that is closed is no cyclic garbage, and keeps nothing alive."""
+
+    class Thing:
+        pass
+
+    thing = Thing()
+    references = [weakref.ref(thing)]
+    parts.collector.call_soon(lambda thing: None, thing)
+    parts.collector._on_failure = types.MethodType(lambda *args: None, thing)
+    parts.collector.close()
+    del thing
+    if not hasattr(sys, "getrefcount"):
+        gc.collect()  # PyPy
+    assert references[0]() is None
+    assert parts.worker.reader.closed
+    references.append(weakref.ref(parts.collector))
+    closed, parts.collector = parts.collector, Parts().collector
+    del closed
+    if not hasattr(sys, "getrefcount"):
+        gc.collect()
+    assert references[1]() is None

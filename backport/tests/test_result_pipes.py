@@ -1,0 +1,188 @@
+"""The result pipes, and the pipe that wakes the result handler."""
+
+import gc
+import multiprocessing
+import multiprocessing.connection
+import os
+import select
+import sys
+import threading
+import weakref
+
+import pytest
+from conftest import TIMEOUT, linux
+from multiprocessing_initret._parent import result_pipes
+from multiprocessing_initret._shared.messages import RESULT_HEADER, MessageBuffer, TruncatedMessage
+from multiprocessing_initret._shared.record import RUNNING, Records
+
+WINDOWS = os.name != "posix"
+
+
+class Worker:
+    """What the result pipes use of a worker, and the end of the pipe that the worker has."""
+
+    def __init__(self):
+        self.reader, self.writer = multiprocessing.Pipe(duplex=False)
+        self.unread = MessageBuffer()
+
+
+@pytest.fixture
+def queue():
+    queue = multiprocessing.SimpleQueue()
+    yield queue
+    queue._reader.close()
+    queue._writer.close()
+
+
+def make_pipes(queue):
+    return result_pipes.result_pipes(queue, multiprocessing.connection.wait)
+
+
+@pytest.fixture(params=["epoll", "selector"])
+def pipes(queue, monkeypatch, request):
+    """Result pipes, also where select.epoll() and select.poll() are missing, as with eventlet."""
+    if request.param == "selector":
+        if WINDOWS:
+            pytest.skip("uses neither")
+        for name in "epoll", "poll":
+            monkeypatch.delattr(select, name, raising=False)
+    pipes = make_pipes(queue)
+    yield pipes
+    pipes.close()
+
+
+def test_messages(pipes):
+    workers = [Worker(), Worker()]
+    for worker in workers:
+        pipes.add(worker)
+        worker.writer.send_bytes(b"one")
+        assert pipes.wait() == [worker]
+        assert [bytes(message) for message in pipes.receive(worker)] == [b"one"]
+    for worker in workers:
+        worker.writer.send_bytes(b"two")
+    assert set(pipes.wait()) == set(workers)
+
+
+def test_end_of_a_pipe(pipes):
+    worker = Worker()
+    pipes.add(worker)
+    worker.writer.close()
+    assert pipes.wait() == [worker]
+    assert pipes.receive(worker) is None
+
+
+def test_wake_up(pipes):
+    """Many calls of wake() write one message, or the pipe would be full at some time."""
+    for _ in range(100):
+        pipes.wake()
+    assert pipes.wait() == [None] and not pipes.read_wake_up()
+    assert not pipes._wake_reader.poll()
+    pipes.wake()
+    assert pipes.wait() == [None] and not pipes.read_wake_up()
+
+
+def test_sentinel(pipes, queue):
+    pipes.wake()
+    queue.put(None)
+    assert not pipes.read_wake_up()
+    assert pipes.wait() == [None] and pipes.read_wake_up()
+
+
+def test_wake_up_that_failed(pipes, monkeypatch):
+    """The next one is written nevertheless."""
+    with monkeypatch.context() as patch:
+        patch.setattr(pipes, "_wake_writer", None)
+        with pytest.raises(AttributeError):
+            pipes.wake()
+    pipes.wake()
+    assert pipes.wait() == [None]
+
+
+def test_wake_ups_of_many_threads(pipes):
+    """None is lost: after the last call of wake() there is a wake-up, or one will be read."""
+    calls, seen, count = [], [], 4
+
+    def call():
+        for i in range(500):
+            calls.append(i)
+            pipes.wake()
+
+    threads = [threading.Thread(target=call, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    while len(seen) < 500 * count:
+        assert pipes.wait() == [None] and not pipes.read_wake_up()
+        while calls:
+            seen.append(calls.pop())
+    for thread in threads:
+        thread.join(TIMEOUT)
+
+
+def test_removed_worker(pipes):
+    """Nothing is reported of a pipe that was closed, although a child has inherited it."""
+    worker, other = Worker(), Worker()
+    for each in worker, other:
+        pipes.add(each)
+    inherited = None if WINDOWS else os.dup(worker.reader.fileno())
+    worker.writer.send_bytes(b"one")
+    pipes.remove(worker)
+    pipes.remove(worker)
+    worker.reader.close()
+    other.writer.send_bytes(b"two")
+    assert pipes.wait() == [other]
+    if inherited is not None:
+        os.close(inherited)
+
+
+@linux
+def test_close(queue):
+    worker = Worker()
+    worker.writer.close()
+    before = len(os.listdir("/proc/self/fd"))
+    pipes = make_pipes(queue)
+    pipes.add(worker)
+    pipes.close()
+    assert worker.reader.closed
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+
+
+@pytest.mark.parametrize("has_epoll", [True, False])
+def test_no_cyclic_garbage(queue, no_collector, monkeypatch, has_epoll):
+    if not has_epoll:
+        monkeypatch.delattr(select, "epoll", raising=False)
+    pipes, worker = make_pipes(queue), Worker()
+    pipes.add(worker)
+    pipes.wake()
+    pipes.close()
+    references = [weakref.ref(pipes), weakref.ref(worker)]
+    del pipes, worker
+    if not hasattr(sys, "getrefcount"):
+        gc.collect()  # PyPy
+    assert [reference() for reference in references] == [None, None]
+
+
+@pytest.mark.skipif(not WINDOWS, reason="reads messages as a whole there")
+def test_no_memory_for_a_message(pipes, monkeypatch):
+    worker = Worker()
+    worker.record = Records("multiprocessing", 1).acquire()
+    worker.record.set(RUNNING, 7)
+    pipes.add(worker)
+
+    def send():
+        worker.writer.send_bytes(bytes(10**6))
+        worker.writer.send_bytes(b"next")
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    assert pipes.wait() == [worker]
+
+    def fail(*args):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(worker.reader), "_get_more_data", fail)
+        [message] = pipes.receive(worker)
+    assert type(message) is TruncatedMessage
+    assert RESULT_HEADER.unpack(message) == (7, 0)
+    assert [bytes(message) for message in pipes.receive(worker)] == [b"next"]
+    thread.join(TIMEOUT)

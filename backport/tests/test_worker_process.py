@@ -1,0 +1,260 @@
+"""Worker processes that are interrupted, that ignore signals, and that lose their parent."""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import types
+
+import multiprocessing_initret
+import pytest
+from conftest import TIMEOUT, wait_until
+from multiprocessing_initret import WorkerLostError
+from multiprocessing_initret._worker.process import ResultInterrupted, Results
+
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no signals")
+
+
+@pytest.fixture
+def make(start_method):
+    pools = []
+
+    def make_pool(processes=2, initializer=int, initargs=(40,)):
+        context = multiprocessing.get_context(start_method)
+        pool = multiprocessing_initret.Pool(
+            processes, initializer, initargs, context=context, expect_initret=True
+        )
+        pools.append(pool)
+        return pool
+
+    yield make_pool
+    for pool in pools:
+        pool.terminate()
+        pool.join()
+
+
+def add(item, initret):
+    return item + initret
+
+
+def check(pool):
+    assert pool.map_async(add, range(6), chunksize=1).get(TIMEOUT) == list(range(40, 46))
+
+
+def wait_until_idle(pool):
+    """Wait until a worker reads from the task pipe, and the others wait for its lock."""
+    wait_until(pool._inqueue._rlock._semlock._is_zero)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+#
+# Sending a result is interrupted
+#
+
+
+class Interrupted(Exception):
+    pass
+
+
+def make_results(send_bytes):
+    tasks = types.SimpleNamespace(number=7)
+    return Results("multiprocessing", types.SimpleNamespace(send_bytes=send_bytes), tasks)
+
+
+@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt])
+def test_interrupted_results(error):
+    """A large result may have been sent in part, a small one only as a whole."""
+
+    def send_bytes(view):
+        raise error
+
+    with pytest.raises(error):
+        make_results(send_bytes).put((0, 0, (True, b"")))
+    large = ResultInterrupted if os.name == "posix" else error
+    with pytest.raises(large):
+        make_results(send_bytes).put((0, 0, (True, bytes(10**6))))
+    assert not issubclass(ResultInterrupted, Exception)
+
+
+def test_result_that_cannot_be_pickled():
+    """Nothing has been sent: the worker's loop sends the error."""
+    sent = []
+    results = make_results(sent.append)
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        results.put((0, 0, (True, [bytes(10**6), lambda: None])))
+    assert sent == []
+
+
+def interrupt(*args):
+    raise Interrupted
+
+
+def handle_alarm(value):
+    signal.signal(signal.SIGALRM, interrupt)
+    return value
+
+
+def large_result_with_an_alarm(item, initret):
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    return bytes(10**7)
+
+
+@posix
+def test_signal_while_a_result_is_sent(make, tmp_path):
+    """The task fails, because its worker exits.  The others do not."""
+    pool = make(1, handle_alarm)
+    is_released = threading.Event()
+    # The result handler waits in a callback, so the pipe of the worker is full.
+    first = pool.apply_async(add, (1,), callback=lambda value: is_released.wait(TIMEOUT))
+    [worker] = list(pool._pool)
+    result = pool.apply_async(large_result_with_an_alarm, (1,))
+    later = pool.apply_async(add, (2,))
+    wait_until(lambda: worker.exitcode is not None)
+    is_released.set()
+    assert first.get(TIMEOUT) == 41
+    with pytest.raises(WorkerLostError, match="code 1"):
+        result.get(TIMEOUT)
+    assert later.get(TIMEOUT) == 42
+    check(pool)
+
+
+@posix
+def test_signal_while_workers_wait_for_a_task(make):
+    """Nothing is lost.  The workers are replaced."""
+    pool = make(2, handle_alarm)
+    check(pool)
+    wait_until_idle(pool)
+    workers = list(pool._pool)
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGALRM)
+    # A worker that waits for the lock handles the signal when it gets the lock.
+    wait_until(lambda: any(worker.exitcode is not None for worker in workers))
+    check(pool)
+
+
+#
+# The pool is terminated
+#
+
+
+def ignore_sigterm(directory):
+    signal.signal(signal.SIGTERM, lambda *args: None)
+    open(os.path.join(directory, str(os.getpid())), "w").close()
+    return 40
+
+
+@posix
+@pytest.mark.parametrize("processes", [1, 3])
+def test_idle_workers_that_ignore_sigterm(make, tmp_path, processes):
+    """They exit by themselves."""
+    pool = make(processes, ignore_sigterm, (str(tmp_path),))
+    check(pool)
+    wait_until(lambda: len(os.listdir(str(tmp_path))) == processes)
+    wait_until_idle(pool)
+    workers = list(pool._pool)
+    thread = threading.Thread(target=pool.terminate, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT / 2)
+    is_hung = thread.is_alive()
+    for worker in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)
+    # SIGTERM may arrive while the interpreter of a worker is being finalized.
+    assert not is_hung and {worker.exitcode for worker in workers} <= {0, -signal.SIGTERM}
+
+
+#
+# The parent is killed
+#
+
+PARENT = """
+import multiprocessing, os, sys, time
+import multiprocessing_initret
+
+def result(path, initret):
+    open(path + str(os.getpid()), "w").close()
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return bytes(10**7)
+
+def add(item, initret):
+    return item + initret
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    pool = multiprocessing_initret.Pool(3, int, context=context, expect_initret=True)
+    pool.map(add, range(6), chunksize=1)
+    if len(sys.argv) > 2:
+        results = [pool.apply_async(result, (sys.argv[2],)) for _ in range(3)]
+    else:
+        while not pool._inqueue._rlock._semlock._is_zero():
+            time.sleep(0.01)
+    print(*[worker.pid for worker in pool._pool], flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def start_parent(tmp_path, start_method):
+    (tmp_path / "parent.py").write_text(PARENT)
+    processes, pids = [], []
+
+    def start(*args):
+        process = subprocess.Popen(
+            [sys.executable, "parent.py", start_method, *args],
+            cwd=str(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        processes.append(process)
+        pids.extend(map(int, process.stdout.readline().split()))
+        assert len(pids) == 3
+        return process, pids
+
+    yield start
+    for process in processes:
+        process.stdout.close()
+        process.kill()
+        process.wait()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@posix
+@pytest.mark.skipif(sys.platform == "darwin", reason="workers wait without a timeout there")
+@pytest.mark.parametrize("victim", range(3))
+def test_parent_and_a_worker_are_killed(start_parent, victim):
+    """One of the three workers dies with the lock of the task pipe.  The others exit."""
+    parent, pids = start_parent()
+    os.kill(parent.pid, signal.SIGSTOP)
+    os.kill(pids[victim], signal.SIGKILL)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(map(is_running, pids)), TIMEOUT / 2)
+
+
+@posix
+def test_parent_is_killed_while_results_are_sent(start_parent, tmp_path):
+    path = str(tmp_path / "go")
+    parent, pids = start_parent(path)
+    wait_until(lambda: all(os.path.exists(path + str(pid)) for pid in pids))
+    os.kill(parent.pid, signal.SIGSTOP)
+    with open(path, "w"):
+        pass
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(map(is_running, pids)), TIMEOUT / 2)
