@@ -1,5 +1,7 @@
-"""With the patches for typeshed, a type checker knows an interpreter that has the feature."""
+"""With the patches for typeshed, mypy accepts expect_initret for Python 3.16 and later."""
 
+import ast
+import os
 import pathlib
 import re
 import shutil
@@ -12,21 +14,24 @@ import pytest
 HERE = pathlib.Path(__file__).resolve().parent.parent
 TYPED = HERE / "backport" / "tests" / "typed.py"
 README = HERE / "README.rst"
+MAIN = pathlib.Path(os.environ.get("CPYTHON") or HERE.parent / "shared" / "cpython-main")
 
 
 @pytest.fixture(scope="module")
 def typeshed(tmp_path_factory):
-    """mypy's own typeshed, patched."""
-    folder = tmp_path_factory.mktemp("typeshed")
-    shutil.copytree(str(pathlib.Path(mypy.__file__).parent / "typeshed"), str(folder / "patched"))
+    """Return a patched copy of the typeshed that mypy contains."""
+    directory = tmp_path_factory.mktemp("typeshed")
+    shutil.copytree(
+        str(pathlib.Path(mypy.__file__).parent / "typeshed"), str(directory / "patched")
+    )
     patches = sorted(map(str, (HERE / "stubs").rglob("*.patch")))
-    subprocess.run(["git", "init", "-q"], cwd=str(folder / "patched"), check=True)
-    subprocess.run(["git", "apply", *patches], cwd=str(folder / "patched"), check=True)
-    return folder / "patched"
+    subprocess.run(["git", "init", "-q"], cwd=str(directory / "patched"), check=True)
+    subprocess.run(["git", "apply", *patches], cwd=str(directory / "patched"), check=True)
+    return directory / "patched"
 
 
 def check(program, *options, version="3.16"):
-    """Return what mypy says of a program, by lines."""
+    """Return the lines that mypy prints about a program."""
     command = [sys.executable, "-m", "mypy", "--strict", "--python-version", version]
     done = subprocess.run(
         [*command, *map(str, options), str(program)],
@@ -40,7 +45,7 @@ def check(program, *options, version="3.16"):
 
 @pytest.fixture
 def native(tmp_path):
-    """What the backport's types are tested with, for the pools of multiprocessing."""
+    """Return the program that tests the types of the package, with the pools of multiprocessing."""
     lines = TYPED.read_text(encoding="utf-8").replace(
         "from multiprocessing_initret import", "from multiprocessing.pool import"
     )
@@ -49,49 +54,78 @@ def native(tmp_path):
     return program
 
 
-def test_a_typed_program(native, typeshed):
+def test_typed_program(native, typeshed):
     assert check(native, "--custom-typeshed-dir", typeshed) == [
         "Success: no issues found in 1 source file"
     ]
-    assert any("expect_initret" in line for line in check(native)), "typeshed knows it already"
+    assert any("expect_initret" in line for line in check(native)), (
+        "typeshed has expect_initret already"
+    )
     before = check(native, "--custom-typeshed-dir", typeshed, version="3.15")
     assert any("expect_initret" in line for line in before)
 
 
-def test_every_way_to_make_a_pool(tmp_path, typeshed):
-    makers = [
+def test_every_constructor(tmp_path, typeshed):
+    constructors = [
         "multiprocessing.Pool",
         "multiprocessing.get_context('spawn').Pool",
         "multiprocessing.pool.ThreadPool",
         "multiprocessing.dummy.Pool",
         "multiprocessing.Manager().Pool",
     ]
-    program = tmp_path / "makers.py"
+    program = tmp_path / "constructors.py"
     lines = ["import multiprocessing.dummy, multiprocessing.pool"]
-    lines += [f"{maker}(1, int, (1,), expect_initret=True)" for maker in makers]
-    lines += [f"{maker}(1, int, (1,), expect_initret='yes')" for maker in makers]
+    lines += [f"{constructor}(1, int, (1,), expect_initret=True)" for constructor in constructors]
+    lines += [f"{constructor}(1, int, (1,), expect_initret='yes')" for constructor in constructors]
     program.write_text("\n".join(lines))
-    said = check(program, "--custom-typeshed-dir", typeshed)
-    assert len(said) == 6 and said[-1].startswith("Found 5 errors")
-    assert all('"expect_initret"' in line and '"bool"' in line for line in said[:-1])
+    lines = check(program, "--custom-typeshed-dir", typeshed)
+    assert len(lines) == 6 and lines[-1].startswith("Found 5 errors")
+    assert all('"expect_initret"' in line and '"bool"' in line for line in lines[:-1])
 
 
-def test_buffersize(tmp_path, typeshed):
+@pytest.mark.parametrize("name", ["imap", "imap_unordered"])
+def test_buffersize_is_keyword_only(tmp_path, typeshed, name):
+    """mypy accepts what the signature in CPython's main branch accepts, and rejects the rest."""
     program = tmp_path / "buffersize.py"
     program.write_text(
         "from multiprocessing.pool import Pool\n"
         "def scale(number: int, initret: int) -> int: return number * initret\n"
         "pool = Pool(1, int, (1,), expect_initret=True)\n"
-        "pool.imap(scale, [1], buffersize=2)\n"
-        "pool.imap_unordered(abs, [1], 1, 2)\n"
+        f"pool.{name}(scale, [1], buffersize=2)\n"
+        f"pool.{name}(abs, [1], 1, buffersize=2)\n"
     )
-    said = check(program, "--custom-typeshed-dir", typeshed)
-    assert said == ["Success: no issues found in 1 source file"]
+    lines = check(program, "--custom-typeshed-dir", typeshed)
+    assert lines == ["Success: no issues found in 1 source file"]
     before = check(program, "--custom-typeshed-dir", typeshed, version="3.15")
     assert any('"buffersize"' in line for line in before)
+    program.write_text(f"from multiprocessing.pool import Pool\nPool(1).{name}(abs, [1], 1, 2)\n")
+    lines = check(program, "--custom-typeshed-dir", typeshed)
+    assert lines[-1].startswith("Found 1 error")
 
 
-def test_the_readme(tmp_path, typeshed):
+@pytest.mark.skipif(not MAIN.is_dir(), reason="CPYTHON names no CPython checkout")
+@pytest.mark.parametrize("name", ["imap", "imap_unordered"])
+def test_main_rejects_the_same_calls(name):
+    tree = ast.parse((MAIN / "Lib" / "multiprocessing" / "pool.py").read_text(encoding="utf-8"))
+    (pool,) = [node for node in tree.body if getattr(node, "name", "") == "Pool"]
+    (method,) = [node for node in pool.body if getattr(node, "name", "") == name]
+    assert [arg.arg for arg in method.args.args] == ["self", "func", "iterable", "chunksize"]
+    assert [arg.arg for arg in method.args.kwonlyargs] == ["buffersize"]
+
+
+@pytest.mark.parametrize("call", ["map(scale, [1])", "map_async(scale, [1])", "imap(scale, [1])"])
+def test_required_initret_before_316(tmp_path, typeshed, call):
+    program = tmp_path / "required.py"
+    program.write_text(
+        "from multiprocessing.pool import Pool\n"
+        "def scale(number: int, initret: int) -> int: return number * initret\n"
+        f"Pool(1).{call}\n"
+    )
+    lines = check(program, "--custom-typeshed-dir", typeshed, version="3.15")
+    assert lines[-1].startswith("Found 1 error")
+
+
+def test_readme(tmp_path, typeshed):
     pytest.importorskip("multiprocessing_initret")
     pytest.importorskip("sqlalchemy")
     blocks = re.findall(r"code-block:: python\n\n((?:    .*\n|\n)+)", README.read_text("utf-8"))
@@ -101,5 +135,5 @@ def test_the_readme(tmp_path, typeshed):
     for block in blocks:
         program = tmp_path / "block.py"
         program.write_text("if True:\n" + block)
-        said = check(program, "--custom-typeshed-dir", typeshed, *untyped)
-        assert said == ["Success: no issues found in 1 source file"], block
+        lines = check(program, "--custom-typeshed-dir", typeshed, *untyped)
+        assert lines == ["Success: no issues found in 1 source file"], block

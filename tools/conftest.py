@@ -4,6 +4,6 @@ from git_environment import LOCATORS
 
 @pytest.fixture(autouse=True)
 def no_other_repository(monkeypatch):
-    """A hook of git runs the tests with its own repository in the environment."""
+    """Remove the variables that a git hook sets, which name its own repository."""
     for name in LOCATORS:
         monkeypatch.delenv(name, raising=False)

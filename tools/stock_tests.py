@@ -1,15 +1,14 @@
-"""Run CPython's own tests of Pool, to see that stock behaviour has not changed.
+"""Run CPython's own tests of Pool, to see that the standard pool's behaviour has not changed.
 
-    python tools/stock_tests.py START_METHOD
-    python tools/stock_tests.py START_METHOD --expect-initret
+    python tools/stock_tests.py START_METHOD [--tests CHECKOUT/Lib/test] [--expect-initret]
 
-They are the classes of test._test_multiprocessing whose name has Pool, of the
-interpreter that runs this.  Where it comes without them, or knows no such start
-method, this says so and is content.
+The tests are the classes of test._test_multiprocessing with "Pool" in their names, of the
+interpreter that runs this program, or of the directory that --tests names.  If the interpreter has
+no tests, or does not support the start method, this program prints that and succeeds.
 
-With --expect-initret the package is installed, each pool that these tests make has
-the keyword on, and each function that they give it takes initret and drops it: they
-see no difference.
+With --expect-initret, the package is installed, each pool that the tests make has
+expect_initret=True, and each function that they pass to it is wrapped in one that accepts initret
+and drops it, so the tests should see no difference.
 """
 
 import argparse
@@ -30,31 +29,36 @@ def skip(reason):
 
 parser = argparse.ArgumentParser()
 parser.add_argument("start_method")
+parser.add_argument("--tests", metavar="DIRECTORY")
 parser.add_argument("--expect-initret", action="store_true")
 options = parser.parse_args()
 try:
-    from test import _test_multiprocessing as stock
+    import test
+
+    if options.tests:
+        test.__path__.insert(0, options.tests)
+    from test import _test_multiprocessing as cpython_tests
 except ImportError as error:
-    skip(f"this Python comes without CPython's tests: {error}")
+    skip(f"this Python has no CPython tests: {error}")
 if options.start_method == "fork" and sys.platform == "darwin":
-    skip("it may crash there, and CPython does not test it (bpo-33725)")
+    skip("fork may crash on macOS, and CPython does not test it (bpo-33725)")
 if options.start_method not in multiprocessing.get_all_start_methods():
     skip(f"no start method {options.start_method}")
 
-# Here and not in a function: a spawned worker finds the tests in this module.
+# In the module, not in a function: a spawned worker imports the tests from this module.
 installed = {"__name__": __name__}
-stock.install_tests_in_module_dict(installed, options.start_method)
+cpython_tests.install_tests_in_module_dict(installed, options.start_method)
 setUpModule = installed["setUpModule"]
 tearDownModule = installed["tearDownModule"]
 globals().update((name, value) for name, value in installed.items() if "Pool" in name)
 if (3, 11) <= sys.version_info < (3, 13):
-    # A thread that has begun its task by then is waited for, and it sleeps five
-    # minutes. Later releases let it sleep for one second.
+    # The pool waits for a thread that has begun its task, and the task sleeps five minutes.
+    # In later releases it sleeps one second.
     installed["WithThreadsTestPool"].test_terminate = None
 
 
-class Dropping:
-    """A function that takes initret, made of one that does not."""
+class DropInitret:
+    """Wraps a function that does not accept initret."""
 
     def __init__(self, func):
         self.func = func
@@ -63,57 +67,57 @@ class Dropping:
         return self.func(*args, **kwds)
 
 
-def make_nothing():
-    """Stand in for the initializer where a test has none."""
+def return_none():
+    """Initializer of the pools that have none."""
 
 
-def switch_on(cls):
-    """Let a class of pools expect initret, whoever makes one."""
+def expect_initret(cls):
+    """Make the constructor of a pool class pass expect_initret=True."""
     init = cls.__init__
 
     @functools.wraps(init)
     def __init__(self, processes=None, initializer=None, *args, **kwds):
-        # The constructor of a ThreadPool calls that of Pool: once is enough.
+        # The constructor of ThreadPool, which is wrapped too, calls that of Pool.
         if cls is ThreadPool or not isinstance(self, ThreadPool):
             kwds["expect_initret"] = True
         if initializer is None:
-            initializer = make_nothing
+            initializer = return_none
         init(self, processes, initializer, *args, **kwds)
 
     cls.__init__ = __init__
 
 
-def let_drop(name):
-    """Let a method of Pool take functions without initret."""
+def drop_initret(name):
+    """Make a method of Pool wrap the functions that it receives."""
     method = getattr(Pool, name)
 
     @functools.wraps(method)
-    def dropping_method(self, func, *args, **kwds):
-        # One method may have been called by another.
-        if not isinstance(func, Dropping):
-            func = Dropping(func)
+    def wrapper(self, func, *args, **kwds):
+        # The method may have been called by another wrapped method.
+        if not isinstance(func, DropInitret):
+            func = DropInitret(func)
         return method(self, func, *args, **kwds)
 
-    setattr(Pool, name, dropping_method)
+    setattr(Pool, name, wrapper)
 
 
-# In each process, for that of a manager has pools too.
+# In every process, because that of a manager has pools too.
 if options.expect_initret:
     import multiprocessing_initret
 
-    # Before the constructors are wrapped: a spawned process would do it after that.
+    # A spawned process would install the package after the constructors are wrapped.
     multiprocessing_initret.install()
-    switch_on(Pool)
-    switch_on(ThreadPool)
+    expect_initret(Pool)
+    expect_initret(ThreadPool)
     for name in ("apply", "map", "starmap"):
-        let_drop(name)
-        let_drop(name + "_async")
+        drop_initret(name)
+        drop_initret(name + "_async")
     for name in ("imap", "imap_unordered"):
-        let_drop(name)
+        drop_initret(name)
 
 
 class BoundedResult(unittest.TextTestResult):
-    """Ends the run where a test hangs, or the exit after the last, and says where."""
+    """Prints the tracebacks and exits if a test, or the exit after the last test, hangs."""
 
     def startTest(self, test):
         faulthandler.dump_traceback_later(TIMEOUT, exit=True)
