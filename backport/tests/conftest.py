@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import multiprocessing_initret
 import pytest
+from multiprocessing_initret import install, uninstall
 
 TIMEOUT = 60  # seconds
 
@@ -96,3 +98,68 @@ def python(tmp_path):
         return done.stdout if code == 0 else done.stderr
 
     return run
+
+
+@pytest.fixture
+def package():
+    return "multiprocessing"
+
+
+@pytest.fixture
+def make(start_method, package):
+    """Make pools of processes; after a test they, and all that was theirs, are gone."""
+    pools, threads = [], threading.active_count()
+    if package == "multiprocess":
+        for name in "multiprocess", "multiprocess.pool":
+            pytest.importorskip(name)
+    module = __import__(package)
+    context = module.get_context(start_method)
+    if package == "multiprocess":
+        install(package)
+
+    def make_pool(processes=2, initializer=int, initargs=(40,), **kwds):
+        if package == "multiprocess":
+            args = processes, initializer, initargs
+            pool = context.Pool(*args, expect_initret=True, **kwds)
+        else:
+            pool = multiprocessing_initret.Pool(
+                processes, initializer, initargs, context=context, expect_initret=True, **kwds
+            )
+        pools.append(pool)
+        return pool
+
+    yield make_pool
+    if package == "multiprocess":
+        uninstall(package)
+    for pool in pools:
+        pool.terminate()
+        ends(pool)
+    pools.clear()
+    # Fewer, where one that an earlier test has left has ended since.
+    assert threading.active_count() <= threads
+    assert not module.active_children()
+
+
+def ends(pool):
+    """Join a pool that is closed or terminated, with a limit."""
+    thread = threading.Thread(target=pool.join, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def thread_pool():
+    pools = []
+
+    def make_pool(processes=2, initializer=int, initargs=(40,)):
+        pool = multiprocessing_initret.ThreadPool(
+            processes, initializer, initargs, expect_initret=True
+        )
+        pools.append(pool)
+        return pool
+
+    yield make_pool
+    for pool in pools:
+        pool.terminate()
+        ends(pool)
