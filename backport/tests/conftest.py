@@ -13,6 +13,7 @@ import pytest
 from multiprocessing_initret import install, uninstall
 
 TIMEOUT = 60  # seconds
+START_METHODS = multiprocessing.get_all_start_methods()
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -20,6 +21,17 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 def pytest_configure():
     # A shell has what it runs in the background ignore SIGINT, and a worker would too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects the tests by their marks
+def pytest_collection_modifyitems(items):
+    """Mark a test as slow if its parameters name another start method than "fork"."""
+    if "fork" not in START_METHODS:
+        return
+    for item in items:
+        for value in item.callspec.params.values() if hasattr(item, "callspec") else ():
+            if isinstance(value, str) and value in START_METHODS and value != "fork":
+                item.add_marker(pytest.mark.slow)
 
 
 def wait_until(condition, timeout=TIMEOUT):
@@ -41,7 +53,7 @@ class Counted:
         return Counted, ()
 
 
-@pytest.fixture(params=multiprocessing.get_all_start_methods())
+@pytest.fixture(params=START_METHODS)
 def start_method(request):
     return request.param
 

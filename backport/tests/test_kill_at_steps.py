@@ -102,6 +102,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @needs_pipes
 @pytest.mark.parametrize("size", [1, 10**6], ids=["small", "large"])
 @pytest.mark.parametrize("processes", [1, 3])

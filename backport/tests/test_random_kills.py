@@ -13,6 +13,7 @@ from multiprocessing_initret import WorkerLostError
 from pool_support import KILL, WINDOWS, PartialOf, check, echo, is_lost, length, outcome, outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("func", [length, echo])
 def test_killed_under_large_messages(make, func):
     """The same without help of the worker, at whatever moment it is."""
@@ -131,6 +132,7 @@ def megabyte(item, initret):
     return bytes([item]) * 10**6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", ["20 us", "2 ms", "results of 1 MB", "arguments of 1 MB"])
 def test_chaos(make, load):
     func, arguments, answers = {
