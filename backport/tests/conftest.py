@@ -1,4 +1,5 @@
 import gc
+import inspect
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,8 @@ import pytest
 from multiprocessing_initret import install, uninstall
 
 TIMEOUT = 60  # seconds
+# Whether this Python has the feature itself; evaluated before any test calls install().
+HAS_EXPECT_INITRET = "expect_initret" in inspect.signature(multiprocessing.Pool).parameters
 START_METHODS = multiprocessing.get_all_start_methods()
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

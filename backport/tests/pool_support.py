@@ -14,7 +14,7 @@ from multiprocessing_initret import WorkerLostError
 # On Windows, os.kill() with a signal ends the process, and the signal is its exit code.
 WINDOWS = os.name != "posix"
 KILL = signal.SIGTERM if WINDOWS else signal.SIGKILL
-KILLED = "left with exit code 15" if WINDOWS else "was killed by SIGKILL"
+KILLED = "exited with code 15" if WINDOWS else "was killed by SIGKILL"
 needs_signals = pytest.mark.skipif(WINDOWS, reason="Windows has no signals")
 # A fork server of Python 3.6 does not tell how a process was killed.
 TELLS = sys.version_info >= (3, 7)
@@ -57,7 +57,7 @@ def outcomes(iterator):
 def is_lost(error, how=""):
     text = str(error)
     if not TELLS and "ForkServer" in text:
-        text = text.replace("left with exit code 255", how)
+        text = text.replace("exited with code 255", how)
     return type(error) is WorkerLostError and how in text
 
 
@@ -77,12 +77,12 @@ def kill_itself():
 
 LEAVE = {
     "SIGKILL": (kill_itself, KILLED),
-    "_exit": (lambda: os._exit(3), "left with exit code 3"),
-    "_exit 0": (lambda: os._exit(0), "left with exit code 0"),
-    "sys.exit": (lambda: sys.exit(5), "left with exit code 5"),
-    "sys.exit 0": (lambda: sys.exit(0), "left with exit code 0"),
+    "_exit": (lambda: os._exit(3), "exited with code 3"),
+    "_exit 0": (lambda: os._exit(0), "exited with code 0"),
+    "sys.exit": (lambda: sys.exit(5), "exited with code 5"),
+    "sys.exit 0": (lambda: sys.exit(0), "exited with code 0"),
     "SIGTERM": (lambda: os.kill(os.getpid(), signal.SIGTERM), "was killed by SIGTERM"),
-    "SIGINT": (lambda: os.kill(os.getpid(), signal.SIGINT), "left with exit code 1"),
+    "SIGINT": (lambda: os.kill(os.getpid(), signal.SIGINT), "exited with code 1"),
     "abort": (os.abort, "was killed by SIGABRT"),
     "segfault": (segfault, "was killed by SIGSEGV"),
 }

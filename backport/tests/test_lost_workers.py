@@ -105,7 +105,7 @@ def test_worker_killed_by_hand(make, tmp_path):
     os.kill(pid, KILL)
     error = outcome(inside)
     assert is_lost(error, KILLED) and f"{name} (pid {pid}) " in str(error)
-    assert ("out of memory" in str(error)) == ("SIGKILL" in str(error))
+    assert ("out-of-memory" in str(error)) == ("SIGKILL" in str(error))
     check(pool)
     assert done == [error]
 

@@ -36,7 +36,7 @@ def test_where_the_system_tells_less_of_a_worker(make, monkeypatch):
     monkeypatch.setattr(os, "kill", refuse)
     monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
     pool = make()
-    assert is_lost(outcome(pool.apply_async(leave_at_three, (3, "_exit"))), "exit code 3")
+    assert is_lost(outcome(pool.apply_async(leave_at_three, (3, "_exit"))), "exited with code 3")
     check(pool)
 
 
@@ -74,7 +74,7 @@ def test_killed_fork_server(make, tmp_path, start_method):
     inside = pool.apply_async(parent_pid, (path,))
     pid = pid_said(path)
     os.kill(server, signal.SIGKILL)
-    assert is_lost(outcome(inside), "left with exit code 255")
+    assert is_lost(outcome(inside), "exited with code 255")
     check(pool)
     assert pool.apply_async(parent_pid, ("",)).get(TIMEOUT) != server
     # It was alive, and would have gone on beside its replacement.
@@ -127,7 +127,7 @@ def test_sigchld_is_ignored(python, tmp_path, start_method):
     output = python("program.py", start_method, "ignored", "close", "terminate").splitlines()
     assert len(output) == 10
     assert output[:3] == output[5:8] == ["40", "41", "42"] and output[4] == output[9] == "44"
-    how = KILLED if start_method == "forkserver" and TELLS else "left with exit code 255"
+    how = KILLED if start_method == "forkserver" and TELLS else "exited with code 255"
     assert how in output[3] and how in output[8]
 
 
@@ -138,7 +138,7 @@ def test_no_descriptor_for_a_replacement(python, tmp_path, start_method, end):
     (tmp_path / "program.py").write_text(NOT_TOLD)
     output = python("program.py", start_method, "no descriptors", end).splitlines()
     assert len(output) == 5
-    how = KILLED if start_method != "forkserver" or TELLS else "left with exit code 255"
+    how = KILLED if start_method != "forkserver" or TELLS else "exited with code 255"
     assert how in output.pop(3)
     for line in output:
         assert line in ("40", "41", "42", "44") or "a worker could not be started" in line, line
@@ -251,5 +251,5 @@ def test_out_of_memory(python, tmp_path, start_method, memory_cgroup):
     lost = lines.pop(2)
     assert lost.startswith("WorkerLostError worker ")
     if start_method != "forkserver" or TELLS:
-        assert "was killed by SIGKILL (by the system, if it was out of memory)" in lost
+        assert "was killed by SIGKILL (possibly by the kernel's out-of-memory killer)" in lost
     assert lines == ["41", "42", "43", "44", "45"]

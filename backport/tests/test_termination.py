@@ -117,10 +117,11 @@ def leave_late(value):
     lock = sys._getframe(1).f_locals["self"]._inqueue._rlock
     acquire = lock.acquire
 
-    def acquire_first():
+    def acquire_first(*args):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        acquire()
+        is_acquired = acquire(*args)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        return is_acquired
 
     lock.acquire = acquire_first
     return value

@@ -46,7 +46,7 @@ def test_initializer_that_leaves_when_unpickled(make, start_method):
         pytest.skip("nothing is pickled")
     pool = make(2, Forty, (Unloadable(os._exit, 3),))
     for _ in range(3):
-        assert is_lost(outcome(pool.apply_async(add, (1,))), "left with exit code 3")
+        assert is_lost(outcome(pool.apply_async(add, (1,))), "exited with code 3")
 
 
 @main_rows
@@ -68,7 +68,7 @@ def test_task_that_leaves_when_unpickled(make):
     pool = make()
     found = outcomes(pool.imap(echo, [1, Unloadable(os._exit, 3), Unloadable(sys.exit, 4), 2]))
     assert found[0] == 1 and found[3] == 2
-    assert is_lost(found[1], "exit code 3") and is_lost(found[2], "exit code 4")
+    assert is_lost(found[1], "exited with code 3") and is_lost(found[2], "exited with code 4")
     check(pool)
 
 
