@@ -22,7 +22,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 
 def pytest_configure():
-    # A shell has what it runs in the background ignore SIGINT, and a worker would too.
+    # A shell starts background jobs with SIGINT ignored, and the workers would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items):
 
 
 def wait_until(condition, timeout=TIMEOUT):
-    """Wait for what no event tells, such as a file of another process."""
+    """Wait for a condition that no event reports, such as a file of another process."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline
@@ -62,14 +62,14 @@ def start_method(request):
 
 
 @pytest.fixture
-def alone():
-    """Let a test that counts processes begin when those of the tests before have left."""
+def no_other_children():
+    """Wait until the processes of earlier tests have exited, for a test that counts processes."""
     wait_until(lambda: multiprocessing.active_children() == [])
 
 
 @pytest.fixture
 def no_collector():
-    """Let nothing be there that the garbage collector would end, and nothing be ended by it."""
+    """Collect garbage, then disable the garbage collector for the time of the test."""
     gc.collect()
     gc.disable()
     yield
@@ -84,18 +84,18 @@ def installed():
 
 
 @pytest.fixture
-def short_folder():
-    """A folder for what has a short path, as a socket must: that of tmp_path is long."""
-    with tempfile.TemporaryDirectory(prefix="initret") as folder:
-        yield folder
+def short_tmp_path():
+    """Return a temporary directory for sockets, whose paths must be shorter than tmp_path."""
+    with tempfile.TemporaryDirectory(prefix="initret") as directory:
+        yield directory
 
 
 @pytest.fixture
 def python(tmp_path):
-    """Run a fresh interpreter in an empty folder, and return its output.
+    """Return a function that runs a new interpreter in tmp_path and returns its output.
 
-    The folder is tmp_path, stdin is empty unless it is given, and what the
-    interpreter prints to stderr is a failure where it says so by its exit code.
+    It passes *env* as environment variables, asserts that the exit code is *code*, and
+    returns stderr in place of stdout if *code* is not 0.
     """
 
     def run(*args, code=0, stdin="", **env):
@@ -117,12 +117,16 @@ def python(tmp_path):
 
 @pytest.fixture
 def package():
+    """Return the package whose pools are tested; tests replace it by a parameter."""
     return "multiprocessing"
 
 
 @pytest.fixture
-def make(start_method, package):
-    """Make pools of processes; after a test they, and all that was theirs, are gone."""
+def make_pool(start_method, package):
+    """Return a function that makes pools of processes, which are terminated after the test.
+
+    The pools must leave no process and no thread behind.
+    """
     pools, threads = [], threading.active_count()
     if package == "multiprocess":
         for name in "multiprocess", "multiprocess.pool":
@@ -132,7 +136,7 @@ def make(start_method, package):
     if package == "multiprocess":
         install(package)
 
-    def make_pool(processes=2, initializer=int, initargs=(40,), **kwds):
+    def make(processes=2, initializer=int, initargs=(40,), **kwds):
         if package == "multiprocess":
             args = processes, initializer, initargs
             pool = context.Pool(*args, expect_initret=True, **kwds)
@@ -143,20 +147,20 @@ def make(start_method, package):
         pools.append(pool)
         return pool
 
-    yield make_pool
+    yield make
     if package == "multiprocess":
         uninstall(package)
     for pool in pools:
         pool.terminate()
-        ends(pool)
+        join_in_time(pool)
     pools.clear()
-    # Fewer, where one that an earlier test has left has ended since.
+    # There may be fewer, if a thread of an earlier test has ended since.
     assert threading.active_count() <= threads
     assert not module.active_children()
 
 
-def ends(pool):
-    """Join a pool that is closed or terminated, with a limit."""
+def join_in_time(pool):
+    """Join a pool that is closed or terminated, and fail if that hangs."""
     thread = threading.Thread(target=pool.join, daemon=True)
     thread.start()
     thread.join(TIMEOUT)
@@ -164,17 +168,18 @@ def ends(pool):
 
 
 @pytest.fixture
-def thread_pool():
+def make_thread_pool():
+    """Return a function that makes pools of threads, which are terminated after the test."""
     pools = []
 
-    def make_pool(processes=2, initializer=int, initargs=(40,)):
+    def make(processes=2, initializer=int, initargs=(40,)):
         pool = multiprocessing_initret.ThreadPool(
             processes, initializer, initargs, expect_initret=True
         )
         pools.append(pool)
         return pool
 
-    yield make_pool
+    yield make
     for pool in pools:
         pool.terminate()
-        ends(pool)
+        join_in_time(pool)

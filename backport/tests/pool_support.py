@@ -1,6 +1,7 @@
-"""Functions, tasks and ways to exit that the tests of pools share."""
+"""Tasks, ways in which a worker exits, and checks that the tests of pools share."""
 
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -11,27 +12,28 @@ import pytest
 from conftest import TIMEOUT, wait_until
 from multiprocessing_initret import WorkerLostError
 
-# On Windows, os.kill() with a signal ends the process, and the signal is its exit code.
+# On Windows, os.kill() terminates the process, and the number of the signal is its exit code.
 WINDOWS = os.name != "posix"
 KILL = signal.SIGTERM if WINDOWS else signal.SIGKILL
 KILLED = "exited with code 15" if WINDOWS else "was killed by SIGKILL"
 needs_signals = pytest.mark.skipif(WINDOWS, reason="Windows has no signals")
-# A fork server of Python 3.6 does not tell how a process was killed.
-TELLS = sys.version_info >= (3, 7)
-main_rows = pytest.mark.parametrize("package", ["multiprocessing", "multiprocess"])
+# In Python 3.6 a fork server reports exit code 255 for every process that was killed.
+FORK_SERVER_REPORTS_SIGNALS = sys.version_info >= (3, 7)
+# Runs a test with multiprocess too, if it is installed.
+with_multiprocess = pytest.mark.parametrize("package", ["multiprocessing", "multiprocess"])
 
 
 def add(item, initret):
     return item + initret
 
 
-def check(pool):
-    """See that a pool goes on."""
+def check_pool(pool):
+    """Check that a pool keeps running."""
     assert pool.map_async(add, range(6), chunksize=1).get(TIMEOUT) == list(range(40, 46))
 
 
-def outcome(result):
-    """Return what a result has, the error if it is one."""
+def result_or_exception(result):
+    """Return the value of an AsyncResult, or its exception."""
     try:
         return result.get(TIMEOUT)
     except multiprocessing.TimeoutError:
@@ -40,8 +42,8 @@ def outcome(result):
         return error
 
 
-def outcomes(iterator):
-    """Return what is in the result of imap() or imap_unordered(), errors too."""
+def results_and_exceptions(iterator):
+    """Return the values and exceptions of the iterator of imap() or imap_unordered()."""
     found = []
     while True:
         try:
@@ -54,18 +56,23 @@ def outcomes(iterator):
             found.append(error)
 
 
-def is_lost(error, how=""):
+def is_lost(error, message=""):
+    """Return whether an object is a WorkerLostError whose message contains a text."""
     text = str(error)
-    if not TELLS and "ForkServer" in text:
-        text = text.replace("exited with code 255", how)
-    return type(error) is WorkerLostError and how in text
+    if not FORK_SERVER_REPORTS_SIGNALS and "ForkServer" in text:
+        text = text.replace("exited with code 255", message)
+    return type(error) is WorkerLostError and message in text
 
 
-def segfault():
-    import faulthandler
+def abort():
+    faulthandler.disable()  # pytest enables it, and it prints a traceback
+    os.abort()
+
+
+def cause_segfault():
     import resource
 
-    faulthandler.disable()  # that of pytest
+    faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.memset(0, 1, 1)
 
@@ -75,7 +82,8 @@ def kill_itself():
     time.sleep(TIMEOUT)
 
 
-LEAVE = {
+# Functions that end a worker, each with a text that WorkerLostError contains then.
+EXITS = {
     "SIGKILL": (kill_itself, KILLED),
     "_exit": (lambda: os._exit(3), "exited with code 3"),
     "_exit 0": (lambda: os._exit(0), "exited with code 0"),
@@ -83,61 +91,56 @@ LEAVE = {
     "sys.exit 0": (lambda: sys.exit(0), "exited with code 0"),
     "SIGTERM": (lambda: os.kill(os.getpid(), signal.SIGTERM), "was killed by SIGTERM"),
     "SIGINT": (lambda: os.kill(os.getpid(), signal.SIGINT), "exited with code 1"),
-    "abort": (os.abort, "was killed by SIGABRT"),
-    "segfault": (segfault, "was killed by SIGSEGV"),
+    "abort": (abort, "was killed by SIGABRT"),
+    "segfault": (cause_segfault, "was killed by SIGSEGV"),
 }
 if hasattr(signal, "SIGRTMIN"):
-    NAMELESS = signal.SIGRTMIN + 1
-    how = f"was killed by signal {int(NAMELESS)}"
-    LEAVE["nameless signal"] = (lambda: os.kill(os.getpid(), NAMELESS), how)
+    SIGNAL_WITHOUT_NAME = int(signal.SIGRTMIN) + 1
+    EXITS["signal without a name"] = (
+        lambda: os.kill(os.getpid(), SIGNAL_WITHOUT_NAME),
+        f"was killed by signal {SIGNAL_WITHOUT_NAME}",
+    )
 if WINDOWS:
-    for signals in "SIGTERM", "SIGINT", "abort", "segfault":
-        del LEAVE[signals]
-all_ways = pytest.mark.parametrize("way", sorted(LEAVE))
-some_ways = pytest.mark.parametrize("way", ["SIGKILL", "_exit", "sys.exit"])
+    for name in "SIGTERM", "SIGINT", "abort", "segfault":
+        del EXITS[name]
+all_exits = pytest.mark.parametrize("exit_by", sorted(EXITS))
+some_exits = pytest.mark.parametrize("exit_by", ["SIGKILL", "_exit", "sys.exit"])
 
 
-def leave(way):
-    LEAVE[way][0]()
-    time.sleep(TIMEOUT)  # a signal may come a little later
+def exit_worker(exit_by):
+    EXITS[exit_by][0]()
+    time.sleep(TIMEOUT)  # a signal may arrive a little later
 
 
-def leave_at_three(item, way, initret):
+def exit_at_three(item, exit_by, initret):
     if item == 3:
-        leave(way)
+        exit_worker(exit_by)
     return item + initret
 
 
-class PartialOf:
-    """Call a function with one more argument, also where no closure can be pickled."""
-
-    def __init__(self, func, argument):
-        self.func, self.argument = func, argument
-
-    def __call__(self, item, initret):
-        return self.func(item, self.argument, initret)
-
-
-def say_and_wait(path, initret):
+def write_pid_and_wait(path, initret=None):
+    """Write the identifier of this process to a file for :func:`wait_for_pid`, then block."""
     with open(path, "w") as file:
         file.write(str(os.getpid()))
     os.rename(path, path + ".pid")
     time.sleep(TIMEOUT)
 
 
-def pid_said(path):
+def wait_for_pid(path):
+    """Wait until a process has written its identifier to a file, and return it."""
     wait_until(lambda: os.path.exists(path + ".pid"))
     with open(path + ".pid") as file:
         return int(file.read())
 
 
-def settled(pool, size):
-    """Wait until a pool has its workers, and one of them has the lock of the tasks' pipe."""
+def wait_until_idle(pool, size):
+    """Wait until a pool has all its workers and one of them holds the lock of the task pipe."""
     wait_until(lambda: len(pool._pool) == size)
     wait_until(pool._inqueue._rlock._semlock._is_zero)
 
 
 def wait_until_replaced(pool, workers):
+    """Wait until other workers have taken the place of those given, which were all."""
     size = len(workers)
     wait_until(lambda: len(pool._pool) == size and not set(workers) & set(pool._pool))
 
@@ -150,21 +153,22 @@ def echo(data, initret):
     return data
 
 
-def no_luck(*args):
+def raise_lookup_error(*args):
     raise LookupError("no luck")
 
 
-def exit_at_three(item, initret):
+def sys_exit_at_three(item, initret):
     if item == 3:
         sys.exit("no luck")
     return item + initret
 
 
 def block(path, initret):
+    """Create a file, and return when it has been removed."""
     with open(path, "a") as file:
         file.write("inside\n")
     wait_until(lambda: not os.path.exists(path), 2 * TIMEOUT)
 
 
-class Leaves(BaseException):
-    pass
+class NotAnException(BaseException):
+    """A BaseException that is not an Exception."""

@@ -30,16 +30,16 @@ def always(monkeypatch):
 
 
 @pytest.fixture
-def nothing_left(monkeypatch, short_folder, tmp_path):
+def nothing_left(monkeypatch, short_tmp_path, tmp_path):
     """Check that no template, and no directory of one, is left after a test."""
     # The directories of pytest (tmp_path) and of the fork server stay.
     multiprocessing.forkserver.ensure_running()
-    monkeypatch.setattr(tempfile, "tempdir", short_folder)
+    monkeypatch.setattr(tempfile, "tempdir", short_tmp_path)
     directory = multiprocessing.util.get_temp_dir()
     before = os.listdir(directory)
     yield
     wait_until(lambda: multiprocessing.active_children() == [], TIMEOUT / 4)
-    assert os.listdir(short_folder) == []
+    assert os.listdir(short_tmp_path) == []
     assert os.listdir(directory) == before
 
 

@@ -4,80 +4,98 @@ import os
 import sys
 
 import pytest
-from conftest import TIMEOUT, ends, wait_until
-from pool_support import Leaves, add, block, check, is_lost, outcome, outcomes
+from conftest import TIMEOUT, join_in_time, wait_until
+from pool_support import (
+    NotAnException,
+    add,
+    block,
+    check_pool,
+    is_lost,
+    result_or_exception,
+    results_and_exceptions,
+)
 
 
-class Short:
-    def __init__(self, count, make=int, error=LookupError):
-        self.count, self.make, self.error = count, make, error
+class FailingIterable:
+    """An iterable of length 10 that yields fewer items, and then raises an exception or ends.
+
+    :param count: how many items it yields
+    :param make_item: makes an item from its index
+    :param error: the class of the exception, or None
+    """
+
+    def __init__(self, count, make_item=int, error=LookupError):
+        self.count, self.make_item, self.error = count, make_item, error
 
     def __len__(self):
         return 10
 
     def __iter__(self):
-        yield from map(self.make, range(self.count))
+        yield from map(self.make_item, range(self.count))
         if self.error is not None:
             raise self.error("no luck")
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 @pytest.mark.parametrize("chunksize", [1, 3, 10])
-def test_iterator_raises_early(make, thread_pool, count, chunksize):
-    for pool in make(), thread_pool():
+def test_iterable_raises(make_pool, make_thread_pool, count, chunksize):
+    for pool in make_pool(), make_thread_pool():
         done = []
         for method, make_item in ((pool.map_async, int), (pool.starmap_async, lambda i: (i,))):
-            iterable = Short(count, make_item)
+            iterable = FailingIterable(count, make_item)
             result = method(add, iterable, chunksize, done.append, done.append)
             with pytest.raises(LookupError, match="no luck"):
                 result.get(TIMEOUT)
-        found = outcomes(pool.imap(add, Short(count)))
+        found = results_and_exceptions(pool.imap(add, FailingIterable(count)))
         assert found[:-1] == list(range(40, 40 + count))
         assert type(found[-1]) is LookupError
-        check(pool)
+        check_pool(pool)
         assert list(map(type, done)) == [LookupError, LookupError]
         pool.close()
-        ends(pool)
+        join_in_time(pool)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 @pytest.mark.parametrize("chunksize", [1, 2, 3, 10])
-def test_iterator_ends_early(make, thread_pool, count, chunksize):
-    for pool in make(), thread_pool():
-        result = pool.map_async(add, Short(count, error=None), chunksize)
+def test_iterable_ends_early(make_pool, make_thread_pool, count, chunksize):
+    for pool in make_pool(), make_thread_pool():
+        result = pool.map_async(add, FailingIterable(count, error=None), chunksize)
         if count and chunksize == 10:
             assert result.get(TIMEOUT) == list(range(40, 40 + count))
         else:
             with pytest.raises(ValueError, match="fewer items"):
                 result.get(TIMEOUT)
-        assert outcomes(pool.imap(add, Short(count, error=None))) == list(range(40, 40 + count))
-        check(pool)
+        assert results_and_exceptions(pool.imap(add, FailingIterable(count, error=None))) == list(
+            range(40, 40 + count)
+        )
+        check_pool(pool)
 
 
-class LeavesWhenPickled:
+class RaisesWhenPickled:
     def __reduce__(self):
-        raise Leaves
+        raise NotAnException
 
 
-def test_what_is_no_exception_is_raised_where_tasks_are_made(make, thread_pool):
-    pool = make()
+def test_base_exception_in_the_task_handler(make_pool, make_thread_pool):
+    pool = make_pool()
     for error, result in (
-        (Leaves, pool.map_async(add, Short(5, error=Leaves), 1)),
-        (GeneratorExit, pool.map_async(add, Short(5, error=GeneratorExit), 1)),
-        (Leaves, pool.apply_async(add, (LeavesWhenPickled(),))),
+        (NotAnException, pool.map_async(add, FailingIterable(5, error=NotAnException), 1)),
+        (GeneratorExit, pool.map_async(add, FailingIterable(5, error=GeneratorExit), 1)),
+        (NotAnException, pool.apply_async(add, (RaisesWhenPickled(),))),
     ):
         with pytest.raises(error):
             result.get(TIMEOUT)
-    check(pool)
-    pool = thread_pool()
-    assert type(outcome(pool.map_async(add, Short(5, error=Leaves), 1)).__cause__) is Leaves
-    check(pool)
+    check_pool(pool)
+    pool = make_thread_pool()
+    error = result_or_exception(pool.map_async(add, FailingIterable(5, error=NotAnException), 1))
+    assert is_lost(error) and type(error.__cause__) is NotAnException
+    check_pool(pool)
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
 @pytest.mark.parametrize("chunksize", [None, 1])
-def test_pool_ends_while_an_iterable_is_read(make, thread_pool, chunksize, end):
-    for pool in make(), thread_pool():
+def test_pool_ends_while_an_iterable_is_read(make_pool, make_thread_pool, chunksize, end):
+    for pool in make_pool(), make_thread_pool():
 
         def items():
             yield 1
@@ -89,39 +107,39 @@ def test_pool_ends_while_an_iterable_is_read(make, thread_pool, chunksize, end):
         with pytest.raises(ValueError):
             pool.map_async(add, (1 / 0 for _ in range(1)), chunksize)
         pool.close()
-        ends(pool)
+        join_in_time(pool)
 
 
-@pytest.mark.parametrize("error", [LookupError, KeyError, Leaves, SystemExit])
-def test_callback_that_raises(make, thread_pool, monkeypatch, error):
-    said = []
-    monkeypatch.setattr(sys, "excepthook", lambda *args: said.append(args[0]))
+@pytest.mark.parametrize("error", [LookupError, KeyError, NotAnException, SystemExit])
+def test_callback_raises(make_pool, make_thread_pool, monkeypatch, error):
+    reported = []
+    monkeypatch.setattr(sys, "excepthook", lambda *args: reported.append(args[0]))
 
     def callback(value):
         raise error
 
-    for pool in make(), thread_pool():
+    for pool in make_pool(), make_thread_pool():
         args = {"callback": callback, "error_callback": callback}
         assert pool.apply_async(add, (1,), **args).get(TIMEOUT) == 41
         assert pool.map_async(add, range(3), **args).get(TIMEOUT) == [40, 41, 42]
         for result in pool.apply_async(add, ("",), **args), pool.map_async(add, [""], **args):
             with pytest.raises(TypeError):
                 result.get(TIMEOUT)
-        check(pool)
-        assert said == [error] * 4
-        said.clear()
+        check_pool(pool)
+        assert reported == [error] * 4
+        reported.clear()
 
 
 @pytest.mark.parametrize("method", ["apply", "map"])
-def test_callback_that_terminates(make, thread_pool, tmp_path, method):
-    for pool in make(), thread_pool():
+def test_callback_terminates_the_pool(make_pool, make_thread_pool, tmp_path, method):
+    for pool in make_pool(), make_thread_pool():
         path = str(tmp_path / type(pool).__name__)
         inside = pool.apply_async(block, (path,))
         wait_until(lambda: os.path.exists(path))  # noqa: B023
         called = []
 
         def callback(value):
-            os.unlink(path)  # noqa: B023  # a thread cannot be terminated
+            os.unlink(path)  # noqa: B023  # a thread is not terminated, and so blocks until then
             pool.terminate()  # noqa: B023
             called.append(value)  # noqa: B023
 
@@ -132,5 +150,7 @@ def test_callback_that_terminates(make, thread_pool, tmp_path, method):
             result, expected = pool.map_async(add, range(2), 1, **callbacks), [40, 41]
         assert result.get(TIMEOUT) == expected
         assert called == [expected]
-        ends(pool)
-        assert outcome(inside) is None or is_lost(outcome(inside), "terminated")
+        join_in_time(pool)
+        assert result_or_exception(inside) is None or is_lost(
+            result_or_exception(inside), "terminated"
+        )

@@ -117,7 +117,7 @@ def test_initargs_are_pickled_once(method, monkeypatch):
 
 @non_forked
 @with_initializers
-def test_initargs_cannot_be_pickled(method, alone):
+def test_initargs_cannot_be_pickled(method, no_other_children):
     with make(method, 1, all_of, (Unpicklable(),)) as executor:
         for _ in range(2):
             with pytest.raises(LookupError, match="cannot be pickled"):

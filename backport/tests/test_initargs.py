@@ -168,7 +168,7 @@ def test_replacement_receives_the_same_pickle(spawning_method):
 
 
 @pytest.mark.parametrize("with_lock", [False, True])
-def test_pickling_error(spawning_method, transport, with_lock, alone):
+def test_pickling_error(spawning_method, transport, with_lock, no_other_children):
     initargs = (Unpicklable(),)
     if with_lock:
         initargs += (multiprocessing.get_context(spawning_method).Lock(), [Unpicklable()])
@@ -178,7 +178,7 @@ def test_pickling_error(spawning_method, transport, with_lock, alone):
         assert multiprocessing.active_children() == []
 
 
-def test_initializer_with_pickling_error(spawning_method, transport, alone):
+def test_initializer_with_pickling_error(spawning_method, transport, no_other_children):
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
         pool_of(spawning_method, 2, lambda: None)
     assert multiprocessing.active_children() == []

@@ -4,68 +4,78 @@ import multiprocessing
 import multiprocessing.connection
 import os
 
-from conftest import ends, wait_until
-from pool_support import LEAVE, add, check, is_lost, leave, main_rows, outcome, outcomes, some_ways
+from conftest import join_in_time, wait_until
+from pool_support import (
+    EXITS,
+    add,
+    check_pool,
+    exit_worker,
+    is_lost,
+    result_or_exception,
+    results_and_exceptions,
+    some_exits,
+    with_multiprocess,
+)
 
 
-def note(path):
+def record_call(path):
     with open(path, "a") as file:
         file.write("1\n")
 
 
-def notes(path):
+def count_calls(path):
     with open(path) as file:
         return len(file.readlines())
 
 
-def note_and_leave(path, way):
-    note(path)
-    leave(way)
+def record_call_and_exit(path, exit_by):
+    record_call(path)
+    exit_worker(exit_by)
 
 
-def note_and_leave_thrice(path, way):
-    note(path)
-    if notes(path) <= 3:
-        leave(way)
+def exit_in_first_three_calls(path, exit_by):
+    record_call(path)
+    if count_calls(path) <= 3:
+        exit_worker(exit_by)
     return 40
 
 
-@main_rows
-@some_ways
-def test_worker_leaves_inside_the_initializer(make, tmp_path, way):
+@with_multiprocess
+@some_exits
+def test_worker_exits_in_the_initializer(make_pool, tmp_path, exit_by):
     path = str(tmp_path / "starts")
     size = 2
-    pool = make(size, note_and_leave, (path, way))
+    pool = make_pool(size, record_call_and_exit, (path, exit_by))
     for number in range(1, 6):
-        assert is_lost(outcome(pool.apply_async(add, (number,))), LEAVE[way][1])
-        # Workers run it at first, and then for a task, and never in vain.
-        assert number <= notes(path) <= number + size
-    assert all(is_lost(error) for error in outcomes(pool.imap(add, range(5))))
-    assert notes(path) <= 10 + size
+        assert is_lost(result_or_exception(pool.apply_async(add, (number,))), EXITS[exit_by][1])
+        # The first workers call the initializer when they start, later ones for a task.
+        assert number <= count_calls(path) <= number + size
+    assert all(is_lost(error) for error in results_and_exceptions(pool.imap(add, range(5))))
+    assert count_calls(path) <= 10 + size
     pool.close()
-    ends(pool)
-    assert notes(path) <= 10 + size
+    join_in_time(pool)
+    assert count_calls(path) <= 10 + size
 
 
-def test_an_idle_pool_starts_no_worker_in_vain(make, tmp_path):
+def test_idle_pool_does_not_replace_workers_again_and_again(make_pool, tmp_path):
     path = str(tmp_path / "starts")
-    pool = make(2, note_and_leave, (path, "_exit"))
+    pool = make_pool(2, record_call_and_exit, (path, "_exit"))
 
     def is_idle():
         workers = list(pool._pool)
         try:
             sentinels = [worker.sentinel for worker in workers]
-        except ValueError:  # one has not started
+        except ValueError:  # a worker has not started
             return False
         return len(workers) == 2 and not multiprocessing.connection.wait(sentinels, 0.5)
 
     wait_until(lambda: os.path.exists(path) and is_idle())
-    assert notes(path) <= 2
+    assert count_calls(path) <= 2
 
 
-def test_initializer_that_leaves_in_the_beginning(make, tmp_path):
+def test_initializer_exits_three_times_and_then_succeeds(make_pool, tmp_path):
     path = str(tmp_path / "starts")
-    pool = make(1, note_and_leave_thrice, (path, "SIGKILL"))
-    found = [outcome(pool.apply_async(add, (1,))) for _ in range(4)]
-    assert [is_lost(item) for item in found] in ([True, True, False, False],)
-    check(pool)
+    pool = make_pool(1, exit_in_first_three_calls, (path, "SIGKILL"))
+    found = [result_or_exception(pool.apply_async(add, (1,))) for _ in range(4)]
+    assert all(map(is_lost, found[:2])) and found[2:] == [41, 41]
+    check_pool(pool)

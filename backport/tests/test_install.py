@@ -1,3 +1,5 @@
+"""install() and uninstall(), and what they change in multiprocessing."""
+
 import inspect
 import multiprocessing
 import multiprocessing.context
@@ -16,7 +18,7 @@ from multiprocessing_initret import _install, install, is_installed, uninstall
 OVERLAY = pathlib.Path(__file__).resolve().parent.parent.parent / "tools" / "overlay.py"
 
 
-def give(value):
+def identity(value):
     return value
 
 
@@ -24,8 +26,8 @@ def add(item, initret):
     return item + initret
 
 
-def state():
-    """What install() changes, each thing as it is now."""
+def current_state():
+    """Return the attributes and settings that install() changes."""
     pool, context_pool = multiprocessing.pool, multiprocessing.context.BaseContext.Pool
     return [
         pool.Pool.__init__,
@@ -42,7 +44,7 @@ def state():
     ]
 
 
-STOCK = state()
+STANDARD_STATE = current_state()
 
 
 def all_pools():
@@ -54,59 +56,60 @@ def all_pools():
         yield multiprocessing.get_context(method).Pool
 
 
-def check_stock():
+def check_uninstalled():
     assert not is_installed()
-    for now, stock in zip(state(), STOCK):
-        assert now is stock or now == stock
+    for current, standard in zip(current_state(), STANDARD_STATE):
+        assert current is standard or current == standard
     if HAS_EXPECT_INITRET:
         return
     for pool in all_pools():
         assert "expect_initret" not in inspect.signature(pool).parameters
-        if not isinstance(pool, type):  # whose __del__() would miss what __init__() sets
+        # The __del__() of a class would fail, because __init__() has set no attributes.
+        if not isinstance(pool, type):
             with pytest.raises(TypeError, match="expect_initret"):
-                pool(1, give, (1,), expect_initret=True)
+                pool(1, identity, (1,), expect_initret=True)
 
 
 def check_installed():
     assert is_installed()
     for pool in all_pools():
         assert "expect_initret" in inspect.signature(pool).parameters
-        with pool(1, give, (1,), expect_initret=True) as one_worker:
+        with pool(1, identity, (1,), expect_initret=True) as one_worker:
             assert one_worker.map_async(add, [1, 2]).get(TIMEOUT) == [2, 3]
 
 
 def test_install_and_uninstall():
-    check_stock()
+    check_uninstalled()
     for _ in range(2):
         install()
         check_installed()
         uninstall()
-        check_stock()
+        check_uninstalled()
 
 
-def test_twice_is_once():
+def test_second_install_does_nothing():
     install()
-    once = state()
+    once = current_state()
     install()
-    assert state() == once
+    assert current_state() == once
     uninstall()
-    check_stock()
+    check_uninstalled()
     uninstall()
-    check_stock()
+    check_uninstalled()
 
 
-def test_from_threads_at_once(monkeypatch):
+def test_install_from_several_threads(monkeypatch):
     replacements = _install._replacements
     one, other = threading.Event(), threading.Event()
 
-    def replacements_of_one(package):
+    def detect_second_thread(package):
         if one.is_set():
             other.set()
         one.set()
         other.wait(0.2)
         return replacements(package)
 
-    monkeypatch.setattr(_install, "_replacements", replacements_of_one)
+    monkeypatch.setattr(_install, "_replacements", detect_second_thread)
     threads = [threading.Thread(target=install) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -115,10 +118,10 @@ def test_from_threads_at_once(monkeypatch):
     assert not other.is_set(), "two threads were installing at once"
     check_installed()
     uninstall()
-    check_stock()
+    check_uninstalled()
 
 
-def test_pools_can_be_made_meanwhile(monkeypatch):
+def test_pools_are_made_during_install(monkeypatch):
     replacements = _install._replacements
 
     def replacements_one_by_one(package):
@@ -131,24 +134,24 @@ def test_pools_can_be_made_meanwhile(monkeypatch):
     install()
     check_installed()
     uninstall()
-    check_stock()
+    check_uninstalled()
 
 
-def test_wrapped_afterwards(monkeypatch):
+def test_constructor_is_wrapped_after_install(monkeypatch):
     install()
     init = multiprocessing.pool.Pool.__init__
     monkeypatch.setattr(
         multiprocessing.pool.Pool, "__init__", lambda self, *args, **kwds: init(self, *args, **kwds)
     )
-    wrapped = state()
+    wrapped = current_state()
     install()
-    assert is_installed() and state() == wrapped
+    assert is_installed() and current_state() == wrapped
     monkeypatch.undo()
     uninstall()
-    check_stock()
+    check_uninstalled()
 
 
-def test_wrapped_before(monkeypatch):
+def test_constructor_is_wrapped_before_install(monkeypatch):
     wrapped, init = [], multiprocessing.pool.Pool.__init__
 
     def wrapper(self, *args, **kwds):
@@ -162,38 +165,38 @@ def test_wrapped_before(monkeypatch):
     uninstall()
     assert multiprocessing.pool.Pool.__init__ is wrapper
     monkeypatch.undo()
-    check_stock()
+    check_uninstalled()
 
 
 def test_pools_outlive_uninstall(start_method):
     install()
-    pool = multiprocessing.get_context(start_method).Pool(1, give, (1,), 1, expect_initret=True)
+    pool = multiprocessing.get_context(start_method).Pool(1, identity, (1,), 1, expect_initret=True)
     with pool:
         uninstall()
         results = [pool.apply_async(add, (number,)) for number in range(3)]
         assert [result.get(TIMEOUT) for result in results] == [1, 2, 3]
-    check_stock()
+    check_uninstalled()
 
 
-def nested(queue):
+def use_pool(queue):
     """Use expect_initret in a process that has not called install() itself."""
     try:
-        with multiprocessing.Pool(1, give, (1,), expect_initret=True) as pool:
+        with multiprocessing.Pool(1, identity, (1,), expect_initret=True) as pool:
             queue.put((is_installed(), pool.map_async(add, [1]).get(TIMEOUT)))
     except TypeError as error:
         queue.put((is_installed(), str(error)))
 
 
-def nested_twice(method, queue):
-    process = multiprocessing.get_context(method).Process(target=nested, args=(queue,))
+def use_pool_in_grandchild(method, queue):
+    process = multiprocessing.get_context(method).Process(target=use_pool, args=(queue,))
     process.start()
     process.join(TIMEOUT)
 
 
-def test_children_have_it(installed, start_method):
+def test_children_accept_expect_initret(installed, start_method):
     context = multiprocessing.get_context(start_method)
     queue = context.Queue()
-    for target, args in ((nested, (queue,)), (nested_twice, (start_method, queue))):
+    for target, args in ((use_pool, (queue,)), (use_pool_in_grandchild, (start_method, queue))):
         process = context.Process(target=target, args=args)
         process.start()
         assert queue.get(timeout=TIMEOUT) == (True, [2])
@@ -201,22 +204,22 @@ def test_children_have_it(installed, start_method):
         assert process.exitcode == 0
 
 
-def test_children_lose_it(start_method):
+def test_children_after_uninstall(start_method):
     install()
     uninstall()
     context = multiprocessing.get_context(start_method)
     queue = context.Queue()
-    process = context.Process(target=nested, args=(queue,))
+    process = context.Process(target=use_pool, args=(queue,))
     process.start()
-    installed, answer = queue.get(timeout=TIMEOUT)
-    assert not installed
+    is_installed_in_child, answer = queue.get(timeout=TIMEOUT)
+    assert not is_installed_in_child
     assert answer == [2] if HAS_EXPECT_INITRET else "expect_initret" in answer
     process.join(TIMEOUT)
 
 
 def test_manager(installed, start_method):
     context = multiprocessing.get_context(start_method)
-    with context.Manager() as manager, manager.Pool(1, give, (1,), expect_initret=True) as pool:
+    with context.Manager() as manager, manager.Pool(1, identity, (1,), expect_initret=True) as pool:
         assert pool.map_async(add, [1]).get(TIMEOUT) == [2]
 
 
@@ -227,11 +230,11 @@ IMPORTS = (
     "from multiprocessing.dummy import Pool",
     "import multiprocessing; Pool = multiprocessing.get_context('spawn').Pool",
     "import multiprocessing; Pool = multiprocessing.context.SpawnContext().Pool",
-    "from multiprocessing.pool import Pool as Stock\nclass Pool(Stock): pass",
+    "from multiprocessing.pool import Pool as Base\nclass Pool(Base): pass",
 )
 INSTALL = "import multiprocessing_initret; multiprocessing_initret.install()"
 PROGRAM = """
-def give(value):
+def identity(value):
     return value
 
 def add(item, initret):
@@ -239,7 +242,7 @@ def add(item, initret):
 
 if __name__ == "__main__":
     {last_line_before}
-    with Pool(2, give, (40,), expect_initret=True) as pool:
+    with Pool(2, identity, (40,), expect_initret=True) as pool:
         print(pool.map(add, range(3)))
 """
 
@@ -322,7 +325,7 @@ PRELOADED = """
 import sys
 from multiprocessing import forkserver, get_context
 
-def tell(queue):
+def report_preloaded(queue):
     queue.put("multiprocessing_initret._worker.process" in sys.modules)
 
 if __name__ == "__main__":
@@ -330,10 +333,11 @@ if __name__ == "__main__":
     if "install" in sys.argv:
         multiprocessing_initret.install()
     forkserver.ensure_running()
-    multiprocessing_initret.uninstall()  # or its children would import it anyway
+    # Otherwise every child would import the package.
+    multiprocessing_initret.uninstall()
     context = get_context("forkserver")
     queue = context.Queue()
-    process = context.Process(target=tell, args=(queue,))
+    process = context.Process(target=report_preloaded, args=(queue,))
     process.start()
     print(queue.get(timeout=30))
     process.join()
@@ -343,23 +347,30 @@ if __name__ == "__main__":
 @pytest.mark.skipif(
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork server here"
 )
-def test_fork_server_preloads_it(python, tmp_path):
+def test_fork_server_preloads_the_package(python, tmp_path):
     (tmp_path / "program.py").write_text(PRELOADED)
     assert python("program.py", "install") == "True\n"
     assert python("program.py") == "False\n"
 
 
-NO_FORKS = ("no_such_package", "json", "multiprocessing.pool", "concurrent.futures", "", None)
+NOT_DERIVATIVES = (
+    "no_such_package",
+    "json",
+    "multiprocessing.pool",
+    "concurrent.futures",
+    "",
+    None,
+)
 
 
-@pytest.mark.parametrize("package", NO_FORKS)
+@pytest.mark.parametrize("package", NOT_DERIVATIVES)
 @pytest.mark.parametrize("function", [install, uninstall, is_installed])
-def test_no_such_fork(function, package):
+def test_package_must_be_a_derivative(function, package):
     with pytest.raises(
         ValueError, match=f"package must be the name of multiprocessing or .* not {package!r}"
     ):
         function(package)
-    check_stock()
+    check_uninstalled()
 
 
 def test_public_names():

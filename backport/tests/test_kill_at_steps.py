@@ -5,36 +5,39 @@ import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT, ends
+from conftest import TIMEOUT, join_in_time
 from multiprocessing_initret import WorkerLostError
 from pool_support import (
     KILLED,
     WINDOWS,
-    check,
+    check_pool,
     echo,
     is_lost,
     kill_itself,
-    outcomes,
-    settled,
+    results_and_exceptions,
+    wait_until_idle,
 )
 
-needs_pipes = pytest.mark.skipif(WINDOWS, reason="moves a message through its pipes as a whole")
+not_windows = pytest.mark.skipif(WINDOWS, reason="its pipes transfer whole messages")
 
 
-class Moment:
-    """An initializer, after which the first worker that gets to some moment is killed there.
+class KillAtStep:
+    """An initializer that lets the first worker that reaches a step after :func:`arm` be killed.
 
-    The first after :func:`arm`.
+    :param step: "before", "within" or "after", and the name of what the worker does
+    :param path: a file that the worker creates before it is killed
     """
 
-    def __init__(self, name, path):
-        self.name, self.path = name, str(path)
+    def __init__(self, step, path):
+        self.step, self.path = step, str(path)
 
     def __call__(self, value):
-        lock = sys._getframe(1).f_locals["self"]._inqueue._rlock
-        Connection = type(sys._getframe(1).f_locals["self"]._inqueue._reader)
+        inqueue = sys._getframe(1).f_locals["self"]._inqueue
+        lock, Connection = inqueue._rlock, type(inqueue._reader)
+        when, _, name = self.step.partition(" ")
 
-        def first():
+        def is_first():
+            """Return whether this is the first worker, and create the file if it is."""
             if not os.path.exists(self.path + ".armed"):
                 return False
             try:
@@ -43,50 +46,50 @@ class Moment:
                 return False
             return True
 
-        def dies_around(owner, name, is_it=lambda *args: True, part=None):
-            """Replace a function: the first call dies before, after, or in the middle."""
-            stock = getattr(owner, name)
+        def kill_around(owner, name, is_concerned=lambda *args: True, transfer_half=None):
+            """Replace a method by one that kills the worker before, within or after a call."""
+            original = getattr(owner, name)
 
             def function(*args):
-                if not is_it(*args) or (self.when == "after" and os.path.exists(self.path)):
-                    return stock(*args)
-                if self.when == "before" and first():
+                if not is_concerned(*args) or (when == "after" and os.path.exists(self.path)):
+                    return original(*args)
+                if when == "before" and is_first():
                     kill_itself()
-                if self.when == "within" and first():
-                    part(*args)
+                if when == "within" and is_first():
+                    transfer_half(*args)
                     kill_itself()
-                result = stock(*args)
-                if self.when == "after" and first():
+                result = original(*args)
+                if when == "after" and is_first():
                     kill_itself()
                 return result
 
             setattr(owner, name, function)
 
-        def half(connection, data):
+        def transfer_half(connection, data):
             if name == "send":
                 os.write(connection.fileno(), data[: len(data) // 2])
             else:
                 os.read(connection.fileno(), data // 2)
 
-        self.when, _, name = self.name.partition(" ")
         if name in ("acquire", "release"):
-            dies_around(lock, name)
+            kill_around(lock, name)
         elif name == "header":
-            dies_around(Connection, "_recv", lambda connection, size: size == 4, half)
+            kill_around(Connection, "_recv", lambda connection, size: size == 4, transfer_half)
         elif name == "recv":
-            dies_around(Connection, "_recv", lambda connection, size: size > 4, half)
+            kill_around(Connection, "_recv", lambda connection, size: size > 4, transfer_half)
         else:
-            dies_around(Connection, "_send", lambda connection, data: len(data) > 4, half)
+            kill_around(Connection, "_send", lambda connection, data: len(data) > 4, transfer_half)
         return value
 
 
 def arm(path):
+    """Let the next worker that reaches the step of a :class:`KillAtStep` be killed."""
     with open(str(path) + ".armed", "w"):
         pass
 
 
-# With the number of tasks that are lost then.
-MOMENTS = {
+# How many tasks are lost if a worker is killed at each step.
+LOST_TASKS = {
     "before acquire": 0,
     "after acquire": 0,
     "before header": 0,
@@ -103,45 +106,45 @@ MOMENTS = {
 
 
 @pytest.mark.slow
-@needs_pipes
+@not_windows
 @pytest.mark.parametrize("size", [1, 10**6], ids=["small", "large"])
 @pytest.mark.parametrize("processes", [1, 3])
-@pytest.mark.parametrize("moment", sorted(MOMENTS))
-def test_killed_at_a_moment(make, tmp_path, moment, processes, size):
+@pytest.mark.parametrize("step", sorted(LOST_TASKS))
+def test_killed_at_step(make_pool, tmp_path, step, processes, size):
     path = tmp_path / "killed"
     arm(path)
-    pool = make(processes, Moment(moment, path), (40,))
-    # Unlike that of imap(), its iterator shows what comes twice.
-    found = outcomes(pool.imap_unordered(echo, [bytes(size)] * 6))
+    pool = make_pool(processes, KillAtStep(step, path), (40,))
+    # Unlike imap(), imap_unordered() would yield a result that arrives twice.
+    found = results_and_exceptions(pool.imap_unordered(echo, [bytes(size)] * 6))
     assert path.exists()
     lost = [item for item in found if isinstance(item, Exception)]
     assert all(is_lost(error, KILLED) for error in lost)
-    # A message that was not there as a whole does not come back.
-    partial = moment == "after header" and size > 65536
-    assert len(lost) == MOMENTS[moment] + partial
+    # A message is requeued only if all of it was in the pipe, whose capacity is 64 KiB.
+    is_incomplete = step == "after header" and size > 65536
+    assert len(lost) == LOST_TASKS[step] + is_incomplete
     assert [item for item in found if item not in lost] == [bytes(size)] * (6 - len(lost))
-    check(pool)
+    check_pool(pool)
     pool.close()
-    ends(pool)
+    join_in_time(pool)
 
 
-@needs_pipes
-@pytest.mark.parametrize("moment", ["after acquire", "before release"])
-def test_killed_when_it_is_dismissed(make, tmp_path, moment):
+@not_windows
+@pytest.mark.parametrize("step", ["after acquire", "before release"])
+def test_killed_at_step_while_the_pool_closes(make_pool, tmp_path, step):
     path = tmp_path / "killed"
-    pool = make(3, Moment(moment, path), (40,))
+    pool = make_pool(3, KillAtStep(step, path), (40,))
     for _ in range(3):
-        check(pool)
-    settled(pool, 3)
+        check_pool(pool)
+    wait_until_idle(pool, 3)
     arm(path)
     pool.close()
-    ends(pool)
+    join_in_time(pool)
     assert path.exists()
 
 
-@needs_pipes
-@pytest.mark.parametrize("moment", ["within header", "after header"])
-def test_killed_while_the_iterable_waits_for_the_outcome(make, tmp_path, moment):
+@not_windows
+@pytest.mark.parametrize("step", ["within header", "after header"])
+def test_killed_while_the_iterable_waits_for_a_result(make_pool, tmp_path, step):
     path, arrived = tmp_path / "killed", threading.Event()
 
     def iterable():
@@ -150,11 +153,11 @@ def test_killed_while_the_iterable_waits_for_the_outcome(make, tmp_path, moment)
         yield 2
 
     arm(path)
-    iterator = make(1, Moment(moment, path), (40,)).imap(echo, iterable())
+    iterator = make_pool(1, KillAtStep(step, path), (40,)).imap(echo, iterable())
     try:
-        outcome = iterator.next(TIMEOUT / 4)
+        assert iterator.next(TIMEOUT / 4) == 1
     except WorkerLostError:
-        outcome = 1
+        assert step == "within header"
     finally:
         arrived.set()
-    assert outcome == 1 and iterator.next(TIMEOUT) == 2
+    assert iterator.next(TIMEOUT) == 2

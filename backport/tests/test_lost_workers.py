@@ -4,196 +4,202 @@ import multiprocessing
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
-from conftest import TIMEOUT, ends
+from conftest import TIMEOUT, join_in_time
 from multiprocessing_initret import WorkerLostError
 from pool_support import (
+    EXITS,
     KILL,
     KILLED,
-    LEAVE,
-    PartialOf,
     add,
-    all_ways,
-    check,
+    all_exits,
+    check_pool,
+    exit_at_three,
+    exit_worker,
     is_lost,
-    leave,
-    leave_at_three,
-    main_rows,
     needs_signals,
-    outcome,
-    outcomes,
-    pid_said,
-    say_and_wait,
-    settled,
-    some_ways,
+    result_or_exception,
+    results_and_exceptions,
+    some_exits,
+    wait_for_pid,
+    wait_until_idle,
     wait_until_replaced,
+    with_multiprocess,
+    write_pid_and_wait,
 )
 
 
-def leave_at_three_or_two(item, way, initret):
+def exit_at_two_or_three(item, exit_by, initret):
     if item in (2, 3):
-        leave(way)
+        exit_worker(exit_by)
     return item + initret
 
 
-@main_rows
-@all_ways
-def test_worker_leaves_inside_a_task(make, way):
-    pool = make()
-    results = [pool.apply_async(leave_at_three, (i, way)) for i in range(6)]
-    found = [outcome(result) for result in results]
-    assert is_lost(found.pop(3), LEAVE[way][1])
+@with_multiprocess
+@all_exits
+def test_worker_exits_while_running_a_task(make_pool, exit_by):
+    pool = make_pool()
+    results = [pool.apply_async(exit_at_three, (i, exit_by)) for i in range(6)]
+    found = [result_or_exception(result) for result in results]
+    assert is_lost(found.pop(3), EXITS[exit_by][1])
     assert found == [40, 41, 42, 44, 45]
-    check(pool)
+    check_pool(pool)
     pool.close()
-    ends(pool)
+    join_in_time(pool)
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
-@some_ways
-def test_each_index_of_an_iterator_has_one_outcome(make, method, way):
-    pool = make()
-    found = outcomes(getattr(pool, method)(PartialOf(leave_at_three_or_two, way), range(8)))
+@some_exits
+def test_iterator_yields_one_result_per_item(make_pool, method, exit_by):
+    pool = make_pool()
+    found = results_and_exceptions(
+        getattr(pool, method)(partial(exit_at_two_or_three, exit_by=exit_by), range(8))
+    )
     lost = [item for item in found if isinstance(item, Exception)]
-    assert len(lost) == 2 and all(is_lost(error, LEAVE[way][1]) for error in lost)
+    assert len(lost) == 2 and all(is_lost(error, EXITS[exit_by][1]) for error in lost)
     if method == "imap":
         assert found[2:4] == lost
     assert sorted(set(found) - set(lost)) == [40, 41, 44, 45, 46, 47]
     assert len(found) == 8
-    check(pool)
+    check_pool(pool)
 
 
-@some_ways
-def test_chunks(make, way):
-    pool, done = make(), []
+@some_exits
+def test_chunks(make_pool, exit_by):
+    pool, done = make_pool(), []
     for chunksize in 1, 2, 3, 8:
         for method, items in (("map_async", range(8)), ("starmap_async", zip(range(8)))):
             result = getattr(pool, method)(
-                PartialOf(leave_at_three, way),
+                partial(exit_at_three, exit_by=exit_by),
                 items,
                 chunksize,
                 callback=lambda value: done.append("callback"),
                 error_callback=lambda error: done.append(error),
             )
-            assert is_lost(outcome(result), LEAVE[way][1])
-    check(pool)
+            assert is_lost(result_or_exception(result), EXITS[exit_by][1])
+    check_pool(pool)
     assert len(done) == 8 and all(map(is_lost, done))
 
 
-def test_chunks_of_an_iterator(make):
-    pool = make()
-    # The iterator of chunks ends at the first that failed, as without the feature.
-    iterator = pool.imap(PartialOf(leave_at_three, "SIGKILL"), range(8), 2)
+def test_chunks_of_an_iterator(make_pool):
+    pool = make_pool()
+    # As without expect_initret, the iterator ends at the first chunk that fails.
+    iterator = pool.imap(partial(exit_at_three, exit_by="SIGKILL"), range(8), 2)
     assert [next(iterator), next(iterator)] == [40, 41]
     with pytest.raises(WorkerLostError) as caught:
         next(iterator)
     assert is_lost(caught.value, KILLED)
-    check(pool)
+    check_pool(pool)
 
 
-def test_worker_killed_by_hand(make, tmp_path):
-    pool = make()
+def test_exception_describes_the_killed_worker(make_pool, tmp_path):
+    pool = make_pool()
     path = str(tmp_path / "inside")
     done = []
     inside = pool.apply_async(
-        say_and_wait, (path,), callback=done.append, error_callback=done.append
+        write_pid_and_wait, (path,), callback=done.append, error_callback=done.append
     )
-    pid = pid_said(path)
+    pid = wait_for_pid(path)
     name = next(worker.name for worker in pool._pool if worker.pid == pid)
-    check(pool)
+    check_pool(pool)
     os.kill(pid, KILL)
-    error = outcome(inside)
+    error = result_or_exception(inside)
     assert is_lost(error, KILLED) and f"{name} (pid {pid}) " in str(error)
+    assert (error.name, error.pid, abs(error.exitcode)) == (name, pid, KILL)
     assert ("out-of-memory" in str(error)) == ("SIGKILL" in str(error))
-    check(pool)
+    check_pool(pool)
     assert done == [error]
 
 
-def test_all_workers_killed_at_once(make, tmp_path):
-    pool = make(3)
+def test_all_workers_killed_at_once(make_pool, tmp_path):
+    pool = make_pool(3)
     paths = [str(tmp_path / str(i)) for i in range(3)]
-    inside = [pool.apply_async(say_and_wait, (path,)) for path in paths]
+    inside = [pool.apply_async(write_pid_and_wait, (path,)) for path in paths]
     waiting = [pool.apply_async(add, (i,)) for i in range(3)]
-    for pid in [pid_said(path) for path in paths]:
+    for pid in [wait_for_pid(path) for path in paths]:
         os.kill(pid, KILL)
-    assert all(is_lost(outcome(result), KILLED) for result in inside)
-    assert [outcome(result) for result in waiting] == [40, 41, 42]
-    check(pool)
+    assert all(is_lost(result_or_exception(result), KILLED) for result in inside)
+    assert [result_or_exception(result) for result in waiting] == [40, 41, 42]
+    check_pool(pool)
 
 
 def test_with_install(start_method, installed):
     context = multiprocessing.get_context(start_method)
     with context.Pool(2, int, (40,), expect_initret=True) as pool:
-        found = [outcome(pool.apply_async(leave_at_three, (i, "SIGKILL"))) for i in range(6)]
+        found = [
+            result_or_exception(pool.apply_async(exit_at_three, (i, "SIGKILL"))) for i in range(6)
+        ]
         assert is_lost(found.pop(3), KILLED)
         assert found == [40, 41, 42, 44, 45]
-        check(pool)
-    ends(pool)
+        check_pool(pool)
+    join_in_time(pool)
 
 
-def test_keyword_in_a_manager(start_method, installed):
+def test_pool_of_a_manager(start_method, installed):
     manager = multiprocessing.get_context(start_method).Manager()
     with manager, manager.Pool(1, int, (40,), expect_initret=True) as pool:
-        assert is_lost(outcome(pool.apply_async(leave_at_three, (3, "SIGKILL"))), KILLED)
-        assert pool.apply_async(leave_at_three, (4, "SIGKILL")).get(TIMEOUT) == 44
+        assert is_lost(result_or_exception(pool.apply_async(exit_at_three, (3, "SIGKILL"))), KILLED)
+        assert pool.apply_async(exit_at_three, (4, "SIGKILL")).get(TIMEOUT) == 44
 
 
-def test_maxtasksperchild(start_method, make):
-    pool = make(2, maxtasksperchild=1)
-    # So often that workers start and leave while their results are read.
+def test_maxtasksperchild(start_method, make_pool):
+    pool = make_pool(2, maxtasksperchild=1)
+    # Often enough that workers start and exit while their results are read.
     for _ in range(15 if start_method == "fork" else 3):
-        found = outcomes(pool.imap(PartialOf(leave_at_three, "SIGKILL"), range(8)))
+        found = results_and_exceptions(
+            pool.imap(partial(exit_at_three, exit_by="SIGKILL"), range(8))
+        )
         assert is_lost(found.pop(3))
         assert found == [40, 41, 42, 44, 45, 46, 47]
-    check(pool)
+    check_pool(pool)
     pool.close()
-    ends(pool)
+    join_in_time(pool)
 
 
-@main_rows
+@with_multiprocess
 @pytest.mark.parametrize("size", [1, 3])
-def test_idle_workers_killed(make, size):
-    pool = make(size)
+def test_idle_workers_killed(make_pool, size):
+    pool = make_pool(size)
     for _ in range(3):
-        check(pool)
-        settled(pool, size)
+        check_pool(pool)
+        wait_until_idle(pool, size)
         workers = list(pool._pool)
         for worker in workers:
             os.kill(worker.pid, KILL)
-        # A task that came while they die would be in their hands.
+        # Race: a worker that is being killed may still receive a task, which then fails.
         wait_until_replaced(pool, workers)
-        check(pool)
+        check_pool(pool)
     pool.close()
-    ends(pool)
+    join_in_time(pool)
 
 
-def test_map_while_there_is_no_worker(make):
-    """The size of chunks does not depend on how many workers there are just now."""
-    pool = make(1)
+def test_map_while_the_only_worker_is_replaced(make_pool):
+    """The chunksize does not depend on how many workers happen to be alive."""
+    pool = make_pool(1)
     for _ in range(3):
-        check(pool)
-        settled(pool, 1)
+        check_pool(pool)
+        wait_until_idle(pool, 1)
         workers = list(pool._pool)
         os.kill(workers[0].pid, KILL)
         results = []
         while not pool._pool or pool._pool == workers:
             results.append(pool.map_async(add, range(6)))
             time.sleep(0.0001)
-        # It may have had the first in its hands.
-        found = [outcome(result) for result in results]
-        wrong = [item for item in found if not is_lost(item) and item != list(range(40, 46))]
-        assert not wrong
+        # The killed worker may have received the first task.
+        found = [result_or_exception(result) for result in results]
+        assert all(is_lost(item) or item == list(range(40, 46)) for item in found)
         assert sum(map(is_lost, found)) <= 1
 
 
 @needs_signals
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
-def test_idle_worker_gets_a_signal(make, name):
-    pool = make(1)
-    check(pool)
-    settled(pool, 1)
+def test_idle_worker_receives_a_signal(make_pool, name):
+    pool = make_pool(1)
+    check_pool(pool)
+    wait_until_idle(pool, 1)
     workers = list(pool._pool)
     os.kill(workers[0].pid, getattr(signal, name))
     wait_until_replaced(pool, workers)
-    check(pool)
+    check_pool(pool)

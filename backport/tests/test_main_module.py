@@ -1,10 +1,18 @@
-"""The main module raises, or lacks what a worker looks for in it."""
+"""Workers cannot import the main module, or lack a function that is defined in it."""
 
 import json
 import sys
 
 import pytest
 
+# Runs a program, and prints what the program and its children write to stdout and stderr.
+MERGE_OUTPUT = """
+import subprocess, sys
+pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+sys.stdout.buffer.write(subprocess.run([sys.executable] + sys.argv[1:], **pipe).stdout)
+"""
+
+# END stands for a method that ends the pool.
 WITHOUT_GUARD = """
 import multiprocessing, os, sys
 import multiprocessing_initret
@@ -12,7 +20,7 @@ import multiprocessing_initret
 def return_item(item, initret):
     return item
 
-os.dup2(1, 2)  # what the workers say too
+os.dup2(1, 2)  # the stderr of the workers, too
 context = multiprocessing.get_context(sys.argv[1])
 try:
     pool = multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True)
@@ -29,7 +37,7 @@ pool.END()
 pool.join()
 print("ended")
 """
-RAISES = WITHOUT_GUARD.replace("pool.END", "pool.terminate").replace(
+MAIN_MODULE_RAISES = WITHOUT_GUARD.replace("pool.END", "pool.terminate").replace(
     "os.dup2", "if __name__ != '__main__':\n    raise LookupError('no luck')\nos.dup2"
 )
 WITHOUT_GUARD = WITHOUT_GUARD.replace("pool.END", "pool.close")
@@ -37,21 +45,21 @@ WITHOUT_GUARD = WITHOUT_GUARD.replace("pool.END", "pool.close")
 
 @pytest.mark.parametrize(
     "program, reason",
-    [(WITHOUT_GUARD, "bootstrapping phase"), (RAISES, "no luck")],
+    [(WITHOUT_GUARD, "bootstrapping phase"), (MAIN_MODULE_RAISES, "no luck")],
     ids=["no guard", "raises"],
 )
-def test_main_module(python, tmp_path, start_method, program, reason):
+def test_workers_exit_while_starting(python, tmp_path, start_method, program, reason):
     if start_method == "fork":
         pytest.skip("imports no main module")
     (tmp_path / "program.py").write_text(program)
-    # From 3.13.1 on it is the fork server that imports the main module, and leaves: then
-    # it cannot start a worker, and the pool is not made.
-    output = python("-c", EITHER, "program.py", start_method)
+    # Since Python 3.13.1 the fork server itself imports the main module, and exits: then no
+    # worker can be started, and the constructor of the pool raises the exception.
+    output = python("-c", MERGE_OUTPUT, "program.py", start_method)
     assert reason in output
-    # Each worker says why it left, and no more workers are started than it takes.
+    # Each worker prints why it exited, and no more workers are started than needed.
     assert output.count("Traceback (most recent call last)") <= 8
     lines = output.splitlines()
-    # Not the last one: Python may warn after it of what the workers have left.
+    # "ended" may not be the last line: Python may warn of leaked resources at exit.
     if start_method == "forkserver" and sys.version_info >= (3, 13) and "ended" not in lines:
         [line] = [line for line in lines if line.startswith("no pool: ")]
         assert "__main__" in line
@@ -63,12 +71,6 @@ def test_main_module(python, tmp_path, start_method, program, reason):
         assert "the pool is broken" in error and "__main__" in error
 
 
-# Runs a program, and prints all that it and its children say.
-EITHER = """
-import subprocess, sys
-pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-sys.stdout.buffer.write(subprocess.run([sys.executable] + sys.argv[1:], **pipe).stdout)
-"""
 UNDER_THE_GUARD = """
 import multiprocessing, sys
 import multiprocessing_initret
@@ -100,12 +102,6 @@ def test_defined_under_the_guard(python, tmp_path, start_method):
         assert_gives_advice(line)
 
 
-def assert_gives_advice(text):
-    assert "move it to a module" in text
-    assert "get_context('fork')" in text
-    assert "install('multiprocess')" in text
-
-
 SESSION = """
 import multiprocessing, os
 import multiprocessing_initret
@@ -118,19 +114,19 @@ def identity(value):
 def add(item, initret):
     return item + initret
 
-def pool_of(initializer):
+def make_pool(initializer):
     context = multiprocessing.get_context("METHOD")
     args = 2, initializer, (40,), None, context
     return multiprocessing_initret.Pool(*args, expect_initret=True)
 
-pool = pool_of(int)
+pool = make_pool(int)
 try:
     print(pool.map_async(add, range(3)).get(60))
 except Exception as error:
     print(type(error).__name__, error)
 
 pool.terminate()
-pool = pool_of(identity)
+pool = make_pool(identity)
 try:
     print(pool.map_async(add, range(3)).get(60))
 except Exception as error:
@@ -156,6 +152,12 @@ with multiprocess.get_context("METHOD").Pool(2, identity, (40,), expect_initret=
 """
 
 
+def assert_gives_advice(text):
+    assert "move it to a module" in text
+    assert "get_context('fork')" in text
+    assert "install('multiprocess')" in text
+
+
 def check_session(output, start_method):
     if start_method == "fork":
         assert output.count("[40, 41, 42]") == 2
@@ -176,8 +178,8 @@ def test_interactive_session(python, start_method):
     check_session(python("-i", stdin=session), start_method)
 
 
-def notebook(python, tmp_path, *cells):
-    """Run a notebook, and return what it printed."""
+def run_notebook(python, tmp_path, *cells):
+    """Run a notebook, and return its output."""
     for name in "nbconvert", "ipykernel":
         pytest.importorskip(name)
     cells = [
@@ -210,27 +212,20 @@ def notebook(python, tmp_path, *cells):
 def test_notebook(python, tmp_path, start_method):
     session = SESSION.replace("METHOD", start_method).replace("os.dup2(1, 2)", "")
     cells = session.split("\n\n")
-    check_session(notebook(python, tmp_path, *cells), start_method)
+    check_session(run_notebook(python, tmp_path, *cells), start_method)
 
 
 def test_notebook_with_multiprocess(python, tmp_path, start_method):
     pytest.importorskip("multiprocess")
     cells = DILL_SESSION.replace("METHOD", start_method).split("\n\n")
-    assert notebook(python, tmp_path, *cells) == "[40, 41, 42]\n"
-
-
-LOG = (
-    """
-import multiprocessing, sys
-multiprocessing.log_to_stderr()
-"""
-    + RAISES
-)
+    assert run_notebook(python, tmp_path, *cells) == "[40, 41, 42]\n"
 
 
 def test_log_of_a_broken_pool(python, tmp_path, start_method):
     if start_method == "fork":
         pytest.skip("imports no main module")
-    (tmp_path / "program.py").write_text(LOG)
-    output = python("-c", EITHER, "program.py", start_method)
+    (tmp_path / "program.py").write_text(
+        "import multiprocessing\nmultiprocessing.log_to_stderr()\n" + MAIN_MODULE_RAISES
+    )
+    output = python("-c", MERGE_OUTPUT, "program.py", start_method)
     assert "[WARNING/MainProcess] the pool is broken: " in output or "no pool: " in output

@@ -214,7 +214,7 @@ def identity_of_file(path):
     "end",
     ["pool closed", "pool terminated", "pool left open", "worker killed", "parent killed"],
 )
-def test_files_are_released(python, tmp_path, short_folder, start_method, end, place):
+def test_files_are_released(python, tmp_path, short_tmp_path, start_method, end, place):
     (tmp_path / "program.py").write_text(PROGRAM)
     semaphores = f"initret-{os.getpid()}"
     # python() returns when all processes that inherited its stdout have exited.
@@ -225,10 +225,10 @@ def test_files_are_released(python, tmp_path, short_folder, start_method, end, p
         start_method,
         semaphores,
         code=-signal.SIGKILL if end == "parent killed" else 0,
-        TMPDIR=short_folder,
+        TMPDIR=short_tmp_path,
     )
     # The directory of multiprocessing contains the socket of the fork server.
-    assert [name for name in os.listdir(short_folder) if not name.startswith("pymp-")] == []
+    assert [name for name in os.listdir(short_tmp_path) if not name.startswith("pymp-")] == []
     files, warnings = printed.split("\n", 1)
     files = {tuple(map(int, file.split("-"))) for file in files.split()}
     assert len(files) == (1 if start_method == "fork" else 2)  # the records, and the pickle

@@ -1,91 +1,94 @@
-"""What differs between operating systems: descriptors, signals, memory."""
+"""Pools under conditions of the operating system: signals, permissions, descriptors, memory."""
 
 import contextlib
 import multiprocessing
 import os
 import signal
 import sys
-import time
 import types
 
 import pytest
-from conftest import TIMEOUT, ends, wait_until
+from conftest import TIMEOUT, join_in_time, wait_until
 from multiprocessing_initret._parent import task_pipe
 from pool_support import (
+    FORK_SERVER_REPORTS_SIGNALS,
     KILLED,
-    TELLS,
     WINDOWS,
     add,
-    check,
+    check_pool,
+    exit_at_three,
     is_lost,
     kill_itself,
-    leave_at_three,
     needs_signals,
-    outcome,
-    pid_said,
-    say_and_wait,
+    result_or_exception,
+    wait_for_pid,
+    write_pid_and_wait,
 )
 
 
 @needs_signals
-def test_where_the_system_tells_less_of_a_worker(make, monkeypatch):
+def test_exit_without_pidfd_or_permission(make_pool, monkeypatch):
     def refuse(*args):
         raise PermissionError
 
-    # As of a worker that has another user, and as before Linux 5.3.
+    # As if the worker belonged to another user, and as before Linux 5.3.
     monkeypatch.setattr(os, "kill", refuse)
     monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
-    pool = make()
-    assert is_lost(outcome(pool.apply_async(leave_at_three, (3, "_exit"))), "exited with code 3")
-    check(pool)
+    pool = make_pool()
+    assert is_lost(
+        result_or_exception(pool.apply_async(exit_at_three, (3, "_exit"))), "exited with code 3"
+    )
+    check_pool(pool)
 
 
-@pytest.mark.skipif(not WINDOWS, reason="writes as much as there is room for")
-def test_message_that_cannot_be_written(make, monkeypatch):
-    """As of 2 GiB: it is an error of its own task, and those that come later are not mixed up."""
+@pytest.mark.skipif(not WINDOWS, reason="a message is written piece by piece")
+def test_message_that_cannot_be_written(make_pool, monkeypatch):
+    """A message of 2 GiB fails its own task; the messages that follow are not affected."""
 
     def fail(*args, **kwds):
         raise OSError(22, "The parameter is incorrect", None, 87)
 
-    pool = make(1)
-    check(pool)
+    pool = make_pool(1)
+    check_pool(pool)
     with monkeypatch.context() as patch:
         patch.setattr(task_pipe, "_winapi", types.SimpleNamespace(WriteFile=fail))
         result = pool.apply_async(add, (1,))
-        assert getattr(outcome(result), "winerror", None) == 87
-    check(pool)
+        assert getattr(result_or_exception(result), "winerror", None) == 87
+    check_pool(pool)
 
 
-def parent_pid(path, initret):
-    if path:
-        say_and_wait(path, initret)
+def return_parent_pid(initret):
     return os.getppid()
 
 
 @pytest.mark.parametrize(
     "start_method", set(multiprocessing.get_all_start_methods()) & {"forkserver"}
 )
-@pytest.mark.skipif(not TELLS, reason="such workers are still known to be alive")
-def test_killed_fork_server(make, tmp_path, start_method):
-    pool = make(2)
-    server = pool.apply_async(parent_pid, ("",)).get(TIMEOUT)
+@pytest.mark.skipif(
+    not FORK_SERVER_REPORTS_SIGNALS, reason="its workers are not reported to have exited"
+)
+def test_killed_fork_server(make_pool, tmp_path, start_method):
+    pool = make_pool(2)
+    server = pool.apply_async(return_parent_pid).get(TIMEOUT)
     assert server != os.getpid()
     path = str(tmp_path / "inside")
-    inside = pool.apply_async(parent_pid, (path,))
-    pid = pid_said(path)
+    inside = pool.apply_async(write_pid_and_wait, (path,))
+    pid = wait_for_pid(path)
     os.kill(server, signal.SIGKILL)
-    assert is_lost(outcome(inside), "exited with code 255")
-    check(pool)
-    assert pool.apply_async(parent_pid, ("",)).get(TIMEOUT) != server
-    # It was alive, and would have gone on beside its replacement.
+    assert is_lost(result_or_exception(inside), "exited with code 255")
+    check_pool(pool)
+    assert pool.apply_async(return_parent_pid).get(TIMEOUT) != server
+    # The worker was still running; it must not continue while its replacement runs.
     wait_until(lambda: not is_running(pid))
 
 
-NOT_TOLD = """
+# The arguments are the start method, how the system prevents the parent from receiving exit
+# codes or descriptors, and for each pool the method that ends it.
+UNREPORTED_EXIT = """
 import contextlib, multiprocessing, os, signal, sys
 import multiprocessing_initret
 
-def leave(item, initret):
+def add(item, initret):
     if item == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return item + initret
@@ -99,16 +102,16 @@ if __name__ == "__main__":
     for end in sys.argv[3:]:
         context = multiprocessing.get_context(sys.argv[1])
         pool = context.Pool(2, int, (40,), expect_initret=True)
-        assert pool.apply(leave, (1,)) == 41
+        assert pool.apply(add, (1,)) == 41
         taken = []
         if sys.argv[2] == "no descriptors":
-            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (100, most))
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
             with contextlib.suppress(OSError):
                 while True:
                     taken.append(os.dup(0))
         found = []
-        for result in [pool.apply_async(leave, (item,)) for item in range(5)]:
+        for result in [pool.apply_async(add, (item,)) for item in range(5)]:
             try:
                 found.append(result.get(60))
             except multiprocessing_initret.WorkerLostError as error:
@@ -123,55 +126,61 @@ if __name__ == "__main__":
 
 @needs_signals
 def test_sigchld_is_ignored(python, tmp_path, start_method):
-    (tmp_path / "program.py").write_text(NOT_TOLD)
+    (tmp_path / "program.py").write_text(UNREPORTED_EXIT)
     output = python("program.py", start_method, "ignored", "close", "terminate").splitlines()
     assert len(output) == 10
     assert output[:3] == output[5:8] == ["40", "41", "42"] and output[4] == output[9] == "44"
-    how = KILLED if start_method == "forkserver" and TELLS else "exited with code 255"
-    assert how in output[3] and how in output[8]
+    message = (
+        KILLED
+        if start_method == "forkserver" and FORK_SERVER_REPORTS_SIGNALS
+        else "exited with code 255"
+    )
+    assert message in output[3] and message in output[8]
 
 
 @needs_signals
 @pytest.mark.parametrize("end", ["close", "terminate"])
 def test_no_descriptor_for_a_replacement(python, tmp_path, start_method, end):
-    # One pool a process: a fork server that could not be sent all leaves, a little later.
-    (tmp_path / "program.py").write_text(NOT_TOLD)
+    # One pool in each process, because a fork server that has received an incomplete request
+    # exits a little later.
+    (tmp_path / "program.py").write_text(UNREPORTED_EXIT)
     output = python("program.py", start_method, "no descriptors", end).splitlines()
     assert len(output) == 5
-    how = KILLED if start_method != "forkserver" or TELLS else "exited with code 255"
-    assert how in output.pop(3)
+    message = (
+        KILLED
+        if start_method != "forkserver" or FORK_SERVER_REPORTS_SIGNALS
+        else "exited with code 255"
+    )
+    assert message in output.pop(3)
     for line in output:
         assert line in ("40", "41", "42", "44") or "a worker could not be started" in line, line
 
 
-def leave_a_child(path, initret):
+def fork_child_and_die(path, initret):
     if not os.fork():
-        with open(path, "w") as file:
-            file.write(str(os.getpid()))
-        os.rename(path, path + ".pid")
-        time.sleep(TIMEOUT)
+        write_pid_and_wait(path)
         os._exit(0)
-    pid_said(path)
+    wait_for_pid(path)
     kill_itself()
 
 
 @needs_signals
-def test_child_of_a_lost_worker(make, tmp_path, start_method):
+def test_child_of_a_lost_worker(make_pool, tmp_path, start_method):
     if start_method == "forkserver":
-        is_told = TELLS
+        is_reported = FORK_SERVER_REPORTS_SIGNALS
     else:
-        is_told = sys.version_info < (3, 8) or hasattr(os, "pidfd_open")
-    if not is_told:
-        pytest.skip("its child has the pipe by which a worker is known to have left")
+        is_reported = sys.version_info < (3, 8) or hasattr(os, "pidfd_open")
+    if not is_reported:
+        pytest.skip("the child has inherited the pipe that reports the exit of the worker")
     path = str(tmp_path / "child")
-    pool = make()
-    result = pool.apply_async(leave_a_child, (path,))
-    child = pid_said(path)
+    pool = make_pool()
+    result = pool.apply_async(fork_child_and_die, (path,))
+    child = wait_for_pid(path)
     try:
-        assert is_lost(outcome(result), KILLED)
-        check(pool)
+        assert is_lost(result_or_exception(result), KILLED)
+        check_pool(pool)
         pool.close()
-        ends(pool)
+        join_in_time(pool)
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -211,36 +220,37 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def memory_cgroup():
-    """The folder of a new cgroup whose processes may have 400 MB."""
+    """Return the directory of a new cgroup whose processes may use 400 MB."""
     if WINDOWS:
-        pytest.skip("none there, and Wine shows those of Linux")
+        pytest.skip("Windows has no cgroups; Wine shows those of Linux")
     name = f"multiprocessing-initret-{os.getpid()}"
     for root, limits in (
         ("/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]),
         ("/sys/fs/cgroup", ["memory.max", "memory.swap.max"]),
     ):
-        folder = os.path.join(root, name)
+        directory = os.path.join(root, name)
         try:
-            os.mkdir(folder)
+            os.mkdir(directory)
         except OSError:
             continue
         try:
-            if os.path.exists(os.path.join(folder, limits[0])):
+            if os.path.exists(os.path.join(directory, limits[0])):
                 for limit, size in zip(limits, [400 << 20, 400 << 20]):
-                    if os.path.exists(os.path.join(folder, limit)):
-                        with open(os.path.join(folder, limit), "w") as file:
+                    if os.path.exists(os.path.join(directory, limit)):
+                        with open(os.path.join(directory, limit), "w") as file:
                             file.write(str(size))
-                yield folder
+                yield directory
                 return
         finally:
-            wait_until(lambda folder=folder: removed(folder))
+            wait_until(lambda directory=directory: remove_directory(directory))
     pytest.skip("no memory cgroup can be made")
 
 
-def removed(folder):
+def remove_directory(directory):
+    """Remove the directory of a cgroup, and return whether that succeeded."""
     try:
-        os.rmdir(folder)
-    except OSError:  # a process that is leaving
+        os.rmdir(directory)
+    except OSError:  # race: one of its processes is exiting
         return False
     return True
 
@@ -250,6 +260,6 @@ def test_out_of_memory(python, tmp_path, start_method, memory_cgroup):
     lines = python("program.py", start_method, memory_cgroup).splitlines()
     lost = lines.pop(2)
     assert lost.startswith("WorkerLostError worker ")
-    if start_method != "forkserver" or TELLS:
+    if start_method != "forkserver" or FORK_SERVER_REPORTS_SIGNALS:
         assert "was killed by SIGKILL (possibly by the kernel's out-of-memory killer)" in lost
     assert lines == ["41", "42", "43", "44", "45"]

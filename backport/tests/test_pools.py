@@ -1,4 +1,4 @@
-"""The classes that leave multiprocessing alone, and the classes of others."""
+"""The package's own pools, and subclasses of the standard Pool in other packages."""
 
 import multiprocessing
 import multiprocessing.pool
@@ -12,7 +12,7 @@ from conftest import HAS_EXPECT_INITRET, TIMEOUT
 from multiprocessing_initret import WorkerLostError, is_installed
 
 
-def give(value):
+def identity(value):
     return value
 
 
@@ -20,11 +20,11 @@ def add(item, initret):
     return item + initret
 
 
-def without(item):
+def describe_item(item):
     return item, is_installed()
 
 
-def which(item, initret):
+def describe_worker(item, initret):
     return os.getpid(), initret, is_installed()
 
 
@@ -32,7 +32,7 @@ def fail():
     raise LookupError("no luck")
 
 
-def check(pool):
+def check_and_terminate(pool):
     with pool:
         assert pool.map_async(add, range(5), chunksize=2).get(TIMEOUT) == [40, 41, 42, 43, 44]
         assert pool.starmap_async(add, [(1,)]).get(TIMEOUT) == [41]
@@ -43,39 +43,43 @@ def check(pool):
 
 def test_pool(start_method):
     context = multiprocessing.get_context(start_method)
-    check(multiprocessing_initret.Pool(2, give, (40,), context=context, expect_initret=True))
-    check(multiprocessing_initret.Pool(2, give, (40,), None, context, expect_initret=True))
+    check_and_terminate(
+        multiprocessing_initret.Pool(2, identity, (40,), context=context, expect_initret=True)
+    )
+    check_and_terminate(
+        multiprocessing_initret.Pool(2, identity, (40,), None, context, expect_initret=True)
+    )
 
 
 def test_default_start_method():
-    check(multiprocessing_initret.Pool(2, give, (40,), expect_initret=True))
+    check_and_terminate(multiprocessing_initret.Pool(2, identity, (40,), expect_initret=True))
 
 
 def test_thread_pool():
-    check(multiprocessing_initret.ThreadPool(2, give, (40,), expect_initret=True))
+    check_and_terminate(multiprocessing_initret.ThreadPool(2, identity, (40,), expect_initret=True))
 
 
-def test_multiprocessing_is_left_alone(start_method):
+def test_multiprocessing_is_unchanged(start_method):
     context = multiprocessing.get_context(start_method)
     with multiprocessing_initret.Pool(1, os.getpid, context=context, expect_initret=True) as pool:
-        pid, initret, patched = pool.apply_async(which, (1,)).get(TIMEOUT)
+        pid, initret, is_changed = pool.apply_async(describe_worker, (1,)).get(TIMEOUT)
     assert pid == initret != os.getpid()
-    assert not patched
+    assert not is_changed
     assert not is_installed()
     if not HAS_EXPECT_INITRET:
         with pytest.raises(TypeError, match="expect_initret"):
-            multiprocessing.Pool(1, give, (1,), expect_initret=True)
+            multiprocessing.Pool(1, identity, (1,), expect_initret=True)
 
 
-def test_with_install_too(installed):
-    check(multiprocessing_initret.Pool(2, give, (40,), expect_initret=True))
-    check(multiprocessing_initret.ThreadPool(2, give, (40,), expect_initret=True))
+def test_pools_after_install(installed):
+    check_and_terminate(multiprocessing_initret.Pool(2, identity, (40,), expect_initret=True))
+    check_and_terminate(multiprocessing_initret.ThreadPool(2, identity, (40,), expect_initret=True))
 
 
 @pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
-def test_off(name):
-    with getattr(multiprocessing_initret, name)(2, give, (40,)) as pool:
-        assert pool.map_async(without, range(2)).get(TIMEOUT) == [(0, False), (1, False)]
+def test_without_expect_initret(name):
+    with getattr(multiprocessing_initret, name)(2, identity, (40,)) as pool:
+        assert pool.map_async(describe_item, range(2)).get(TIMEOUT) == [(0, False), (1, False)]
         assert "Process" not in vars(pool)
 
 
@@ -88,7 +92,7 @@ def test_no_initializer(name):
 @pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
 def test_wrong_number_of_processes(name):
     with pytest.raises(ValueError, match="[Nn]umber of processes"):
-        getattr(multiprocessing_initret, name)(0, give, (40,), expect_initret=True)
+        getattr(multiprocessing_initret, name)(0, identity, (40,), expect_initret=True)
 
 
 @pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
@@ -102,16 +106,16 @@ def test_missing_initializer_is_reported_before_wrong_number_of_processes(name):
 )
 def test_too_many_processes_for_windows():
     with pytest.raises(ValueError, match="at most 61"):
-        multiprocessing_initret.Pool(62, give, (40,), expect_initret=True)
+        multiprocessing_initret.Pool(62, identity, (40,), expect_initret=True)
 
 
 def test_too_many_processes(monkeypatch):
     monkeypatch.setattr("multiprocessing_initret._parent.process_supervisor.MAX_WORKERS", 2)
     with pytest.raises(ValueError, match="at most 2"):
-        multiprocessing_initret.Pool(3, give, (40,), expect_initret=True)
+        multiprocessing_initret.Pool(3, identity, (40,), expect_initret=True)
     assert not multiprocessing.active_children()
-    check(multiprocessing_initret.Pool(2, give, (40,), expect_initret=True))
-    check(multiprocessing_initret.ThreadPool(3, give, (40,), expect_initret=True))
+    check_and_terminate(multiprocessing_initret.Pool(2, identity, (40,), expect_initret=True))
+    check_and_terminate(multiprocessing_initret.ThreadPool(3, identity, (40,), expect_initret=True))
 
 
 @pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
@@ -135,35 +139,33 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
-def test_no_worker_outlives_its_parent(python, tmp_path, start_method):
+def test_workers_exit_with_their_parent(python, tmp_path, start_method):
     (tmp_path / "program.py").write_text(ORPHANS)
-    # It returns when the last process that holds the pipe of its output has gone.
+    # python() returns when every process that holds the pipe of its output has exited.
     python("program.py", start_method, code=-signal.SIGKILL)
 
 
-def test_they_are_stock_pools():
+def test_classes_are_subclasses_of_the_standard_pools():
     assert issubclass(multiprocessing_initret.Pool, multiprocessing.pool.Pool)
     assert issubclass(multiprocessing_initret.ThreadPool, multiprocessing.pool.ThreadPool)
 
 
-#
-# Subclasses that others have written for the stock Pool
-#
+# Subclasses of the standard Pool, as other packages define them.
 
 
-def tidy_worker(*args):
-    """A worker of one's own, as torch.multiprocessing has."""
+def own_worker(*args):
+    """Replace the standard worker, as torch.multiprocessing does."""
     multiprocessing.pool.worker(*args)
-    sys.exit(3)  # for its parent to see
+    sys.exit(3)  # the exit code shows that this function ran
 
 
-class TidyPool(multiprocessing.pool.Pool):
+class OwnWorkerPool(multiprocessing.pool.Pool):
     def _repopulate_pool(self):
         first = (self._ctx,) if sys.version_info >= (3, 8) else ()
         while len(self._pool) < self._processes:
             process = self.Process(
                 *first,
-                target=tidy_worker,
+                target=own_worker,
                 args=(
                     self._inqueue,
                     self._outqueue,
@@ -178,9 +180,9 @@ class TidyPool(multiprocessing.pool.Pool):
             process.start()
 
 
-def test_own_worker(installed, start_method):
-    pool = TidyPool(
-        2, give, (40,), context=multiprocessing.get_context(start_method), expect_initret=True
+def test_subclass_with_own_worker(installed, start_method):
+    pool = OwnWorkerPool(
+        2, identity, (40,), context=multiprocessing.get_context(start_method), expect_initret=True
     )
     workers = list(pool._pool)
     assert pool.map_async(add, range(5)).get(TIMEOUT) == [40, 41, 42, 43, 44]
@@ -190,7 +192,7 @@ def test_own_worker(installed, start_method):
     assert [worker.exitcode for worker in workers] == [3, 3]
 
 
-class NamingPool(multiprocessing.pool.Pool):
+class OwnProcessPool(multiprocessing.pool.Pool):
     if sys.version_info >= (3, 8):
 
         @staticmethod
@@ -207,18 +209,18 @@ def name_of_process(initret):
     return multiprocessing.current_process().name
 
 
-def test_own_process(installed):
-    with NamingPool(1, give, (40,), expect_initret=True) as pool:
+def test_subclass_with_own_process(installed):
+    with OwnProcessPool(1, identity, (40,), expect_initret=True) as pool:
         assert pool.apply_async(name_of_process).get(TIMEOUT).startswith("own PoolWorker")
 
 
-class QueuePool(multiprocessing.pool.Pool):
+class OwnQueuesPool(multiprocessing.pool.Pool):
     def _setup_queues(self):
         super()._setup_queues()
         self._quick_put, self._quick_get = self._inqueue.put, self._outqueue.get
 
 
-def wait(initret):
+def wait_for_event(initret):
     initret.wait(TIMEOUT)
 
 
@@ -227,28 +229,30 @@ def raise_after_one():
     raise LookupError("no luck")
 
 
-def test_own_queues(installed, start_method):
+def test_subclass_with_own_queues(installed, start_method):
     context = multiprocessing.get_context(start_method)
-    check(QueuePool(2, give, (40,), context=context, expect_initret=True))
-    with QueuePool(1, fail, context=context, expect_initret=True) as pool:
+    check_and_terminate(OwnQueuesPool(2, identity, (40,), context=context, expect_initret=True))
+    with OwnQueuesPool(1, fail, context=context, expect_initret=True) as pool:
         result = pool.apply_async(add, (1,))
         with pytest.raises(LookupError, match="no luck"):
             result.get(TIMEOUT)
-    with QueuePool(1, give, (context.Event(),), context=context, expect_initret=True) as pool:
-        iterator = pool.imap(without, raise_after_one())
-        awaited = pool.apply_async(wait)
+    with OwnQueuesPool(
+        1, identity, (context.Event(),), context=context, expect_initret=True
+    ) as pool:
+        iterator = pool.imap(describe_item, raise_after_one())
+        pending = pool.apply_async(wait_for_event)
         with pytest.raises(TypeError, match="initret"):
             iterator.next(TIMEOUT)
         with pytest.raises(LookupError, match="no luck"):
             iterator.next(TIMEOUT)
     with pytest.raises(WorkerLostError, match="terminated"):
-        awaited.get(TIMEOUT)
+        pending.get(TIMEOUT)
 
 
-class FortyPool(multiprocessing.pool.Pool):
+class OwnInitPool(multiprocessing.pool.Pool):
     def __init__(self, *args, **kwds):
-        super().__init__(*args, initializer=give, initargs=(40,), **kwds)
+        super().__init__(*args, initializer=identity, initargs=(40,), **kwds)
 
 
-def test_own_init(installed):
-    check(FortyPool(2, expect_initret=True))
+def test_subclass_with_own_init(installed):
+    check_and_terminate(OwnInitPool(2, expect_initret=True))

@@ -6,18 +6,28 @@ import os
 import random
 import threading
 import time
+from functools import partial
 
 import pytest
-from conftest import TIMEOUT, ends, wait_until
+from conftest import TIMEOUT, join_in_time, wait_until
 from multiprocessing_initret import WorkerLostError
-from pool_support import KILL, WINDOWS, PartialOf, check, echo, is_lost, length, outcome, outcomes
+from pool_support import (
+    KILL,
+    WINDOWS,
+    check_pool,
+    echo,
+    is_lost,
+    length,
+    result_or_exception,
+    results_and_exceptions,
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("func", [length, echo])
-def test_killed_under_large_messages(make, func):
-    """The same without help of the worker, at whatever moment it is."""
-    pool = make(2)
+def test_killed_while_transferring_large_messages(make_pool, func):
+    """Workers are killed at any step of a message that the pipe cannot hold."""
+    pool = make_pool(2)
     iterator = pool.imap_unordered(func, itertools.repeat(bytes(10**6), 60))
     found = 0
     kills = 0
@@ -31,7 +41,7 @@ def test_killed_under_large_messages(make, func):
             found += 1
             assert value == 10**6 or len(value) == 10**6
         if number % 6 == 0:
-            # TypeError: the pool is broken and has none.
+            # The worker has exited; the pool has none at present; the worker has not started.
             with contextlib.suppress(OSError, IndexError, TypeError):
                 os.kill(random.choice(pool._pool).pid, KILL)
                 kills += 1
@@ -40,7 +50,7 @@ def test_killed_under_large_messages(make, func):
     assert not broken and found >= 60 - kills
 
 
-def note_and_add(item, path, initret):
+def record_and_add(item, path, initret):
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(fd, f"{item}\n".encode())
     os.close(fd)
@@ -51,9 +61,9 @@ def note_and_add(item, path, initret):
 
 
 class Killer:
-    """Kills a worker of a pool every now and then, some times in all.
+    """Kills a worker of a pool about every 50 milliseconds, a limited number of times.
 
-    Where workers are killed faster than they start, a pool would get nowhere.
+    A pool whose workers were killed faster than they start would never finish.
     """
 
     def __init__(self, pool, times=10):
@@ -63,7 +73,7 @@ class Killer:
 
     def run(self):
         while self.kills < self.times and not self.stop.wait(0.05):
-            # IndexError: there is none; OSError: it is gone; TypeError: it has not started.
+            # The pool has none at present; the worker has exited; the worker has not started.
             with contextlib.suppress(IndexError, OSError, TypeError):
                 os.kill(random.choice(self.pool._pool).pid, KILL)
                 self.kills += 1
@@ -77,27 +87,28 @@ class Killer:
         self.thread.join()
 
 
-@pytest.mark.skipif(WINDOWS, reason="a worker killed while it starts left as without a guard")
+@pytest.mark.skipif(
+    WINDOWS, reason="exit codes there do not show that a starting worker was killed"
+)
 @pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "apply"])
-def test_exactly_once(make, tmp_path, method):
-    path, done, count = str(tmp_path / "notes"), [], 600
-    func = PartialOf(note_and_add, path)
-    pool = make(3)
+def test_exactly_once(make_pool, tmp_path, method):
+    path, done, count = str(tmp_path / "items"), [], 600
+    func = partial(record_and_add, path=path)
+    pool = make_pool(3)
     with Killer(pool) as killer:
         if method == "map":
-            # Of its chunks, by their numbers, all that a callback could count.
             results = [
                 pool.map_async(func, range(i, i + 10), 3, done.append, done.append)
                 for i in range(0, count, 10)
             ]
-            found = [outcome(result) for result in results]
+            found = [result_or_exception(result) for result in results]
         elif method == "apply":
             results = [
                 pool.apply_async(func, (i,), {}, done.append, done.append) for i in range(count)
             ]
-            found = [outcome(result) for result in results]
+            found = [result_or_exception(result) for result in results]
         else:
-            found = outcomes(getattr(pool, method)(func, range(count)))
+            found = results_and_exceptions(getattr(pool, method)(func, range(count)))
             assert len(found) == count
         wait_until(lambda: killer.kills > 3)
     lost = [item for item in found if isinstance(item, Exception)]
@@ -105,7 +116,7 @@ def test_exactly_once(make, tmp_path, method):
     answers = [item for item in found if not isinstance(item, Exception)]
     with open(path) as file:
         ran = sorted(int(line) for line in file)
-    assert len(ran) == len(set(ran))  # nothing is tried again
+    assert len(ran) == len(set(ran))  # no task runs twice
     if method == "map":
         assert all(answer == list(range(answer[0], answer[0] + 10)) for answer in answers)
     else:
@@ -113,12 +124,12 @@ def test_exactly_once(make, tmp_path, method):
         assert {answer - 40 for answer in answers} <= set(ran)
         for i, item in enumerate(found):
             assert method == "imap_unordered" or item in lost or item == i + 40
-    check(pool)
+    check_pool(pool)
     if done:
         assert len(done) == len(found)
         assert {id(item) for item in done} == {id(item) for item in found}
     pool.close()
-    ends(pool)
+    join_in_time(pool)
 
 
 def spin(microseconds, initret):
@@ -128,17 +139,17 @@ def spin(microseconds, initret):
     return microseconds
 
 
-def megabyte(item, initret):
+def return_megabyte(item, initret):
     return bytes([item]) * 10**6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("load", ["20 us", "2 ms", "results of 1 MB", "arguments of 1 MB"])
-def test_chaos(make, load):
+def test_random_kills(make_pool, load):
     func, arguments, answers = {
         "20 us": (spin, range(20, 40), range(20, 40)),
         "2 ms": (spin, range(2000, 2020), range(2000, 2020)),
-        "results of 1 MB": (megabyte, range(20), [bytes([i]) * 10**6 for i in range(20)]),
+        "results of 1 MB": (return_megabyte, range(20), [bytes([i]) * 10**6 for i in range(20)]),
         "arguments of 1 MB": (
             length,
             [bytes(i) for i in range(10**6, 10**6 + 20)],
@@ -147,17 +158,17 @@ def test_chaos(make, load):
     }[load]
     deadline = time.monotonic() + 3
     for end in itertools.cycle(["close", "terminate"]):
-        pool = make(4)
+        pool = make_pool(4)
         with Killer(pool):
-            found = outcomes(pool.imap(func, arguments))
+            found = results_and_exceptions(pool.imap(func, arguments))
             assert len(found) == 20
             assert all(is_lost(item) or item == answers[i] for i, item in enumerate(found))
-            found = outcomes(pool.imap_unordered(func, arguments))
+            found = results_and_exceptions(pool.imap_unordered(func, arguments))
             assert len(found) == 20
             assert all(is_lost(item) or item in answers for item in found)
-            found = outcome(pool.map_async(func, arguments, 7))
+            found = result_or_exception(pool.map_async(func, arguments, 7))
             assert is_lost(found) or found == list(answers)
             getattr(pool, end)()
-            ends(pool)
+            join_in_time(pool)
         if time.monotonic() > deadline:
             break

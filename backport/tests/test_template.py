@@ -177,7 +177,7 @@ class FailsToPickle:
         raise LookupError("not to be pickled")
 
 
-def test_pickling_error(always, alone):
+def test_pickling_error(always, no_other_children):
     with pytest.raises(LookupError, match="not to be pickled"):
         pool_of(["table"], FailsToPickle())
     assert multiprocessing.active_children() == []

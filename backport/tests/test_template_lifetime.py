@@ -249,7 +249,7 @@ if __name__ == "__main__":
     "end",
     ["closed", "terminated", "terminated at work", "garbage", "left open", "parent killed"],
 )
-def test_processes_and_files_are_released(python, tmp_path, short_folder, end):
+def test_processes_and_files_are_released(python, tmp_path, short_tmp_path, end):
     (tmp_path / "program.py").write_text(ENDS)
     semaphores = f"initret-{os.getpid()}"
     killed = end == "parent killed"
@@ -261,19 +261,19 @@ def test_processes_and_files_are_released(python, tmp_path, short_folder, end):
         end,
         semaphores,
         code=-signal.SIGKILL if killed else 0,
-        TMPDIR=short_folder,
+        TMPDIR=short_tmp_path,
     )
     pids, warnings = printed.split("\n", 1)
     for pid in map(int, pids.split()):
         wait_until(lambda: not is_running(pid))  # noqa: B023
-    left = os.listdir(short_folder)
+    left = os.listdir(short_tmp_path)
     if killed:
         # A killed process leaves its temporary directory, and semaphores, which the
         # resource tracker removes with a warning.
         assert len(left) <= 1
         assert warnings == "" or "semaphore" in warnings
-        shutil.rmtree(os.path.join(short_folder, *left))
-        os.makedirs(short_folder, exist_ok=True)
+        shutil.rmtree(os.path.join(short_tmp_path, *left))
+        os.makedirs(short_tmp_path, exist_ok=True)
     else:
         assert left == []
         assert warnings == ""
@@ -335,6 +335,6 @@ if __name__ == "__main__":
 
 
 @linux
-def test_hundred_pools_leak_nothing(python, tmp_path, short_folder):
+def test_hundred_pools_leak_nothing(python, tmp_path, short_tmp_path):
     (tmp_path / "program.py").write_text(HUNDRED)
-    python("-W", "error", "program.py", TMPDIR=short_folder)
+    python("-W", "error", "program.py", TMPDIR=short_tmp_path)

@@ -1,4 +1,4 @@
-"""A pool is closed or terminated, at any moment."""
+"""A pool is closed or terminated while its tasks run, wait, or are being made."""
 
 import contextlib
 import gc
@@ -8,37 +8,37 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, ends, linux, wait_until
+from conftest import TIMEOUT, join_in_time, linux, wait_until
 from multiprocessing_initret._parent import reaper
 from pool_support import (
     KILL,
     KILLED,
-    PartialOf,
     add,
     block,
-    check,
+    check_pool,
     echo,
+    exit_at_three,
     is_lost,
-    leave_at_three,
-    main_rows,
     needs_signals,
-    outcome,
-    outcomes,
-    pid_said,
-    say_and_wait,
-    settled,
+    result_or_exception,
+    results_and_exceptions,
+    wait_for_pid,
+    wait_until_idle,
+    with_multiprocess,
+    write_pid_and_wait,
 )
 
 
-def wait_for(event, initret):
+def wait_for_event(event, initret):
     event.wait(TIMEOUT)
 
 
-def awaited(pool, func, argument):
-    """Start a call of each kind that no worker ends."""
+def start_calls(pool, func, argument):
+    """Start a call of each method; return the functions that return its first result."""
     chunks = pool.imap(func, [argument] * 3, 2)
     return [
         pool.apply_async(func, (argument,)).get,
@@ -50,8 +50,8 @@ def awaited(pool, func, argument):
     ]
 
 
-def check_end(pool, calls, terminate):
-    """See that a pool ends all calls that are awaited."""
+def check_termination(pool, calls, terminate):
+    """Check that the termination of a pool fails the calls that threads wait for."""
     found = []
 
     def wait(get):
@@ -71,48 +71,48 @@ def check_end(pool, calls, terminate):
     assert all(is_lost(error, "terminated") for error in found), found
 
 
-@pytest.mark.skipif(sys.version_info < (3, 8), reason="the pool looks elsewhere")
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="the pool has no _check_running()")
 @pytest.mark.parametrize("end", ["close", "terminate"])
-def test_end_after_the_pool_has_looked(make, monkeypatch, end):
-    """Another thread ends the pool when a call has found it running."""
-    pool = make(1)
-    check(pool)
+def test_pool_ends_after_the_check_that_it_is_running(make_pool, monkeypatch, end):
+    """Race: another thread ends the pool after a call has checked that it is running."""
+    pool = make_pool(1)
+    check_pool(pool)
     monkeypatch.setattr(pool, "_check_running", getattr(pool, end))
     with pytest.raises(ValueError, match="Pool not running"):
         pool.apply_async(add, (1,))
-    ends(pool)
+    join_in_time(pool)
 
 
 @pytest.mark.parametrize("by", ["terminate", "with"])
-@main_rows
-def test_terminate(make, tmp_path, by):
-    pool = make()
+@with_multiprocess
+def test_terminate(make_pool, tmp_path, by):
+    pool = make_pool()
     path = str(tmp_path / "inside")
     with contextlib.ExitStack() as stack:
         if by == "with":
             stack.enter_context(pool)
-        calls = awaited(pool, block, path)
+        calls = start_calls(pool, block, path)
         wait_until(lambda: os.path.exists(path))
-        check_end(pool, calls, stack.close if by == "with" else pool.terminate)
-        ends(pool)
+        check_termination(pool, calls, stack.close if by == "with" else pool.terminate)
+        join_in_time(pool)
 
 
 @pytest.mark.parametrize("by", ["terminate", "with"])
-def test_terminate_threads(thread_pool, by):
-    pool = thread_pool()
+def test_terminate_threads(make_thread_pool, by):
+    pool = make_thread_pool()
     event = threading.Event()
     with contextlib.ExitStack() as stack:
         if by == "with":
             stack.enter_context(pool)
-        calls = awaited(pool, wait_for, event)
+        calls = start_calls(pool, wait_for_event, event)
         try:
-            check_end(pool, calls, stack.close if by == "with" else pool.terminate)
+            check_termination(pool, calls, stack.close if by == "with" else pool.terminate)
         finally:
             event.set()
 
 
-def leave_late(value):
-    """Handle SIGTERM in Python, and not while the worker waits for the lock of the pipe."""
+def exit_on_sigterm(value):
+    """Handle SIGTERM in Python, but only after the worker has acquired the lock of the pipe."""
     signal.signal(signal.SIGTERM, lambda *args: os._exit(0))
     lock = sys._getframe(1).f_locals["self"]._inqueue._rlock
     acquire = lock.acquire
@@ -128,39 +128,39 @@ def leave_late(value):
 
 
 @needs_signals
-def test_terminate_where_workers_handle_the_signal(make):
-    # So may any handler in Python be late: it runs when the worker is back from the system.
-    pool = make(4, leave_late)
-    check(pool)
-    settled(pool, 4)
+def test_terminate_while_workers_handle_sigterm(make_pool):
+    # Any handler in Python may be as late: it runs after the system call has returned.
+    pool = make_pool(4, exit_on_sigterm)
+    check_pool(pool)
+    wait_until_idle(pool, 4)
     workers = list(pool._pool)
     thread = threading.Thread(target=pool.terminate, daemon=True)
     thread.start()
     thread.join(TIMEOUT)
     if thread.is_alive():
-        for worker in workers:  # or the pool would not end, nor this test
+        for worker in workers:  # otherwise the test would hang
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)
     assert -signal.SIGKILL not in [worker.exitcode for worker in workers]
 
 
-def test_close_while_a_task_runs(make, thread_pool, tmp_path):
-    for pool in make(), thread_pool():
+def test_close_while_a_task_runs(make_pool, make_thread_pool, tmp_path):
+    for pool in make_pool(), make_thread_pool():
         path = str(tmp_path / "inside")
         result = pool.apply_async(block, (path,))
         wait_until(lambda: os.path.exists(path))  # noqa: B023
         pool.close()
         if hasattr(pool, "_change_notifier"):
-            # From Python 3.8: the thread that handles workers has seen that the pool is
-            # closed, and waits for the last result.
+            # Since Python 3.8: the worker handler has seen that the pool is closed, and waits
+            # for the last result.
             wait_until(pool._change_notifier.empty)
         os.remove(path)
-        assert outcome(result) is None
-        ends(pool)
+        assert result_or_exception(result) is None
+        join_in_time(pool)
 
 
-class Slow:
-    """Items whose number is asked for while another thread ends the pool."""
+class EndsPoolInLen:
+    """An iterable whose length is read while another thread ends the pool."""
 
     def __init__(self, end):
         self.end = end
@@ -178,23 +178,23 @@ class Slow:
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
-def test_pool_ends_while_a_task_is_made(make, thread_pool, end):
-    for pool in make(), thread_pool():
+def test_pool_ends_while_a_call_reads_the_length(make_pool, make_thread_pool, end):
+    for pool in make_pool(), make_thread_pool():
         with pytest.raises(ValueError):
-            pool.map_async(add, Slow(getattr(pool, end)))
-        ends(pool)
+            pool.map_async(add, EndsPoolInLen(getattr(pool, end)))
+        join_in_time(pool)
 
 
-@pytest.mark.parametrize("where", ["one has left", "one starts"])
-def test_garbage_collector_ends_the_pool(make, monkeypatch, where):
-    # In the thread that handles workers.
-    pool = make(2)
-    check(pool)
+@pytest.mark.parametrize("step", ["reap", "start"])
+def test_garbage_collector_terminates_the_pool(make_pool, monkeypatch, step):
+    """The garbage collector runs in the worker handler, which reaps or starts a worker."""
+    pool = make_pool(2)
+    check_pool(pool)
 
     def collect(self, *args):
         monkeypatch.undo()
-        if where == "one starts":
-            # It runs, and nothing is known of it yet.
+        if step == "start":
+            # Race: the process runs, and its attributes are not set yet.
             self.start()
             popen, self._popen = self._popen, None
             pool.terminate()
@@ -202,54 +202,54 @@ def test_garbage_collector_ends_the_pool(make, monkeypatch, where):
         else:
             pool.terminate()
 
-    if where == "one starts":
+    if step == "start":
         monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", collect)
     else:
         monkeypatch.setattr(reaper.Reaper, "ensure_exit", collect)
-    result = pool.apply_async(leave_at_three, (3, "_exit"))
-    error = outcome(result)
+    result = pool.apply_async(exit_at_three, (3, "_exit"))
+    error = result_or_exception(result)
     assert is_lost(error) and "broken" not in str(error)
     wait_until(lambda: pool._state != multiprocessing.pool.RUN)
-    ends(pool)
+    join_in_time(pool)
 
 
-def test_an_iterator_has_what_came_before_the_end(make, tmp_path):
-    pool = make(1)
+def test_iterator_yields_results_that_arrived_before_termination(make_pool, tmp_path):
+    pool = make_pool(1)
     path = str(tmp_path / "inside")
-    iterator = pool.imap(first_of_pair, [(echo, 1), (echo, 2), (block, path), (echo, 3)])
+    iterator = pool.imap(call_first, [(echo, 1), (echo, 2), (block, path), (echo, 3)])
     wait_until(lambda: os.path.exists(path))
     pool.terminate()
-    found = outcomes(iterator)
+    found = results_and_exceptions(iterator)
     assert found[:2] == [1, 2]
     assert is_lost(found[2], "terminated") and len(found) == 3
 
 
-def first_of_pair(pair, initret):
+def call_first(pair, initret):
     func, argument = pair
     return func(argument, initret)
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_killed_while_the_pool_closes(make, tmp_path, processes):
-    pool = make(processes)
+def test_killed_while_the_pool_closes(make_pool, tmp_path, processes):
+    pool = make_pool(processes)
     path = str(tmp_path / "inside")
-    inside = pool.apply_async(say_and_wait, (path,))
+    inside = pool.apply_async(write_pid_and_wait, (path,))
     waiting = pool.map_async(add, range(4), chunksize=1)
-    pid = pid_said(path)
+    pid = wait_for_pid(path)
     pool.close()
     os.kill(pid, KILL)
-    ends(pool)
-    assert is_lost(outcome(inside), KILLED)
-    assert outcome(waiting) == [40, 41, 42, 43]
+    join_in_time(pool)
+    assert is_lost(result_or_exception(inside), KILLED)
+    assert result_or_exception(waiting) == [40, 41, 42, 43]
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
 @pytest.mark.parametrize("processes", [1, 3])
-def test_idle_workers_killed_while_the_pool_ends(make, processes, end):
+def test_idle_workers_killed_while_the_pool_ends(make_pool, processes, end):
     for order in "kill first", "end first":
-        pool = make(processes)
-        check(pool)
-        settled(pool, processes)
+        pool = make_pool(processes)
+        check_pool(pool)
+        wait_until_idle(pool, processes)
         workers = list(pool._pool)
         if order == "end first":
             getattr(pool, end)()
@@ -257,68 +257,72 @@ def test_idle_workers_killed_while_the_pool_ends(make, processes, end):
             with contextlib.suppress(OSError):
                 os.kill(worker.pid, KILL)
         getattr(pool, end)()
-        ends(pool)
+        join_in_time(pool)
 
 
-def test_terminate_right_after_a_kill(make, tmp_path):
-    pool = make(2)
+def test_terminate_right_after_a_kill(make_pool, tmp_path):
+    pool = make_pool(2)
     path = str(tmp_path / "inside")
-    inside = pool.apply_async(say_and_wait, (path,))
+    inside = pool.apply_async(write_pid_and_wait, (path,))
     waiting = pool.apply_async(block, (path + ".other",))
-    pid = pid_said(path)
+    pid = wait_for_pid(path)
     os.kill(pid, KILL)
     pool.terminate()
-    ends(pool)
-    assert is_lost(outcome(inside)) and is_lost(outcome(waiting))
+    join_in_time(pool)
+    assert is_lost(result_or_exception(inside)) and is_lost(result_or_exception(waiting))
 
 
-def test_close_with_nothing_left_but_lost_tasks(make):
-    pool = make(2)
-    results = [pool.apply_async(leave_at_three, (3, "_exit")) for _ in range(5)]
+def test_close_when_every_task_is_lost(make_pool):
+    pool = make_pool(2)
+    results = [pool.apply_async(exit_at_three, (3, "_exit")) for _ in range(5)]
     pool.close()
-    ends(pool)
-    assert all(is_lost(outcome(result)) for result in results)
+    join_in_time(pool)
+    assert all(is_lost(result_or_exception(result)) for result in results)
 
 
-def descriptors():
+def count_descriptors():
     gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
 @linux
-def test_nothing_is_left_behind(make, start_method, end):
-    def use():
+def test_descriptors_and_threads_are_released(make_pool, start_method, end):
+    def use_pool():
         pool = multiprocessing_initret.Pool(
             2, int, (40,), context=multiprocessing.get_context(start_method), expect_initret=True
         )
-        found = outcomes(pool.imap(PartialOf(leave_at_three, "SIGKILL"), range(6)))
+        found = results_and_exceptions(
+            pool.imap(partial(exit_at_three, exit_by="SIGKILL"), range(6))
+        )
         assert is_lost(found[3])
         getattr(pool, end)()
-        ends(pool)
+        join_in_time(pool)
 
-    use()
-    before = descriptors(), threading.active_count()
+    use_pool()
+    before = count_descriptors(), threading.active_count()
     for _ in range(8):
-        use()
-    wait_until(lambda: descriptors() <= before[0])
+        use_pool()
+    wait_until(lambda: count_descriptors() <= before[0])
     assert threading.active_count() <= before[1]
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
 @linux
-@pytest.mark.skipif(not hasattr(sys, "getrefcount"), reason="all waits for it on PyPy")
-def test_nothing_waits_for_the_garbage_collector(start_method, end, no_collector):
-    def use():
+@pytest.mark.skipif(
+    not hasattr(sys, "getrefcount"), reason="PyPy closes them by garbage collection"
+)
+def test_descriptors_are_released_without_garbage_collection(start_method, end, no_collector):
+    def use_pool():
         pool = multiprocessing_initret.Pool(
             2, int, (40,), context=multiprocessing.get_context(start_method), expect_initret=True
         )
-        check(pool)
+        check_pool(pool)
         getattr(pool, end)()
-        ends(pool)
+        join_in_time(pool)
         del pool
         return len(os.listdir("/proc/self/fd"))
 
-    before = use()
-    assert [use() for _ in range(4)] == [before] * 4
+    before = use_pool()
+    assert [use_pool() for _ in range(4)] == [before] * 4

@@ -4,76 +4,83 @@ import os
 import sys
 
 import pytest
-from conftest import TIMEOUT, ends
-from pool_support import add, check, echo, is_lost, main_rows, no_luck, outcome, outcomes
+from conftest import TIMEOUT, join_in_time
+from pool_support import (
+    add,
+    check_pool,
+    echo,
+    is_lost,
+    raise_lookup_error,
+    result_or_exception,
+    results_and_exceptions,
+    with_multiprocess,
+)
 
 
-class Unloadable:
-    """Can be pickled, and then not be unpickled."""
+class CallWhenUnpickled:
+    """An object that can be pickled; unpickling it calls a function, which raises by default."""
 
-    def __init__(self, func=no_luck, *args):
+    def __init__(self, func=raise_lookup_error, *args):
         self.reduced = func, args
 
     def __reduce__(self):
         return self.reduced
 
 
-class Forty:
-    def __init__(self, value):
-        pass
-
-    def __radd__(self, other):
-        return other + 40
+def return_forty(value):
+    return 40
 
 
-@main_rows
-def test_initializer_that_cannot_be_unpickled(make, start_method):
-    pool = make(2, Forty, (Unloadable(),))
+@with_multiprocess
+def test_initializer_cannot_be_unpickled(make_pool, start_method):
+    pool = make_pool(2, return_forty, (CallWhenUnpickled(),))
     if start_method == "fork":  # nothing is pickled
-        check(pool)
+        check_pool(pool)
         return
     for _ in range(3):
         with pytest.raises(LookupError, match="no luck") as caught:
             pool.apply_async(add, (1,)).get(TIMEOUT)
-        assert "in no_luck" in str(caught.value.__cause__)  # its traceback
+        assert "in raise_lookup_error" in str(caught.value.__cause__)  # the traceback in the worker
     assert len(pool._pool) == 2
     pool.close()
-    ends(pool)
+    join_in_time(pool)
 
 
-def test_initializer_that_leaves_when_unpickled(make, start_method):
+def test_worker_exits_while_unpickling_initargs(make_pool, start_method):
     if start_method == "fork":
         pytest.skip("nothing is pickled")
-    pool = make(2, Forty, (Unloadable(os._exit, 3),))
+    pool = make_pool(2, return_forty, (CallWhenUnpickled(os._exit, 3),))
     for _ in range(3):
-        assert is_lost(outcome(pool.apply_async(add, (1,))), "exited with code 3")
+        assert is_lost(result_or_exception(pool.apply_async(add, (1,))), "exited with code 3")
 
 
-@main_rows
-def test_task_that_cannot_be_unpickled(make):
-    pool = make()
-    results = [pool.apply_async(echo, (item,)) for item in [1, Unloadable(), 3]]
-    assert outcome(results[0]) == 1 and outcome(results[2]) == 3
+@with_multiprocess
+def test_task_cannot_be_unpickled(make_pool):
+    pool = make_pool()
+    results = [pool.apply_async(echo, (item,)) for item in [1, CallWhenUnpickled(), 3]]
+    assert result_or_exception(results[0]) == 1 and result_or_exception(results[2]) == 3
     with pytest.raises(LookupError, match="no luck") as caught:
         results[1].get(TIMEOUT)
-    assert "in no_luck" in str(caught.value.__cause__)
-    found = outcomes(pool.imap_unordered(echo, [Unloadable()] * 4))
+    assert "in raise_lookup_error" in str(caught.value.__cause__)
+    found = results_and_exceptions(pool.imap_unordered(echo, [CallWhenUnpickled()] * 4))
     assert [type(error) for error in found] == [LookupError] * 4
-    result = pool.map_async(echo, [1, 2, Unloadable()], chunksize=2)
-    assert isinstance(outcome(result), LookupError)
-    check(pool)
+    result = pool.map_async(echo, [1, 2, CallWhenUnpickled()], chunksize=2)
+    assert isinstance(result_or_exception(result), LookupError)
+    check_pool(pool)
 
 
-def test_task_that_leaves_when_unpickled(make):
-    pool = make()
-    found = outcomes(pool.imap(echo, [1, Unloadable(os._exit, 3), Unloadable(sys.exit, 4), 2]))
+def test_worker_exits_while_unpickling_a_task(make_pool):
+    pool = make_pool()
+    found = results_and_exceptions(
+        pool.imap(echo, [1, CallWhenUnpickled(os._exit, 3), CallWhenUnpickled(sys.exit, 4), 2])
+    )
     assert found[0] == 1 and found[3] == 2
     assert is_lost(found[1], "exited with code 3") and is_lost(found[2], "exited with code 4")
-    check(pool)
+    check_pool(pool)
 
 
-def unloadable(item, initret):
-    return Unloadable()
+def return_unpicklable(item, initret):
+    return CallWhenUnpickled()
 
 
 class TwoArguments(Exception):
@@ -85,7 +92,7 @@ def raise_two_arguments(item, initret):
     raise TwoArguments(1, 2)
 
 
-def give_two_arguments(item, initret):
+def return_two_arguments(item, initret):
     return TwoArguments(1, 2)
 
 
@@ -98,14 +105,14 @@ def raise_unprintable(item, initret):
     raise Unprintable(1, 2)
 
 
-@main_rows
-def test_result_that_cannot_be_unpickled(make, package):
+@with_multiprocess
+def test_result_cannot_be_unpickled(make_pool, package):
     MaybeEncodingError = sys.modules[package + ".pool"].MaybeEncodingError
-    pool = make()
+    pool = make_pool()
     with pytest.raises(LookupError, match="no luck"):
-        pool.apply_async(unloadable, (1,)).get(TIMEOUT)
+        pool.apply_async(return_unpicklable, (1,)).get(TIMEOUT)
     with pytest.raises(TypeError, match="two"):
-        pool.apply_async(give_two_arguments, (1,)).get(TIMEOUT)
+        pool.apply_async(return_two_arguments, (1,)).get(TIMEOUT)
     for func in raise_two_arguments, raise_unprintable:
         for result in pool.apply_async(func, (1,)), pool.map_async(func, range(4)):
             with pytest.raises(MaybeEncodingError) as caught:
@@ -113,6 +120,6 @@ def test_result_that_cannot_be_unpickled(make, package):
             name = "TwoArguments(" if func is raise_two_arguments else "Unprintable object"
             assert name in str(caught.value)
             assert func.__name__ in str(caught.value.__cause__)
-    found = outcomes(pool.imap(raise_two_arguments, range(3)))
+    found = results_and_exceptions(pool.imap(raise_two_arguments, range(3)))
     assert [type(error) for error in found] == [MaybeEncodingError] * 3
-    check(pool)
+    check_pool(pool)
