@@ -102,12 +102,12 @@ def test_exception_describes_the_killed_worker(make_pool, tmp_path):
         write_pid_and_wait, (path,), callback=done.append, error_callback=done.append
     )
     pid = wait_for_pid(path)
-    name = next(worker.name for worker in pool._pool if worker.pid == pid)
+    worker = next(worker for worker in pool._pool if worker.pid == pid)
     check_pool(pool)
     os.kill(pid, KILL)
     error = result_or_exception(inside)
-    assert is_lost(error, KILLED) and f"{name} (pid {pid}) " in str(error)
-    assert (error.name, error.pid, abs(error.exitcode)) == (name, pid, KILL)
+    assert is_lost(error, KILLED) and f"{worker.name} (pid {pid}) " in str(error)
+    assert (error.name, error.pid, error.exitcode) == (worker.name, pid, worker.exitcode)
     assert ("out-of-memory" in str(error)) == ("SIGKILL" in str(error))
     check_pool(pool)
     assert done == [error]
