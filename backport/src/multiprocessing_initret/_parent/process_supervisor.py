@@ -34,7 +34,7 @@ import weakref
 
 from .._shared.packages import log_warning, module
 from .._shared.record import Records
-from .._worker.process import run_process
+from .._worker.process import Channel, run_process
 from .._worker.tasks import raise_error
 from . import template
 from .collector import Collector
@@ -44,7 +44,7 @@ from .result_pipes import result_pipes
 from .standard_pool import is_iterator, raise_if_missing
 from .supervisor import Supervisor
 from .task_pipe import task_pipe
-from .worker_process import Channel, Vacancy
+from .worker_process import Vacancy
 from .workforce import Workforce
 
 TYPE_CHECKING = False

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
     from .._shared.record import Record
+    from .._worker.process import Channel
     from .workforce import Workforce
 
 # Time, in seconds, that another thread may need to store the exit code that it received.
@@ -39,14 +40,6 @@ class Vacancy:
         return False
 
 
-class Channel:
-    """What a worker process receives when it starts; created when the process is started."""
-
-    writer: "Any"  # the end of the result pipe that the worker writes to
-    record: "Record"
-    is_lazy: bool  # whether the initializer is called only when there is a task
-
-
 class WorkerProcess:
     """A worker process: the standard process object, and what its parent knows about it.
 
@@ -60,7 +53,7 @@ class WorkerProcess:
 
     reader: "Any"  # the end of the result pipe that the parent reads from
 
-    def __init__(self, workforce: "Workforce", process: "Any", channel: Channel) -> None:
+    def __init__(self, workforce: "Workforce", process: "Any", channel: "Channel") -> None:
         self._workforce = workforce
         self.process = process
         self.channel = channel

@@ -5,9 +5,10 @@ import threading
 import time
 
 from .._shared.errors import WorkerLostError
+from .._worker.process import Channel
 from .main_module import startup_failure_hint
 from .reaper import Reaper
-from .worker_process import Channel, Vacancy, WorkerProcess
+from .worker_process import Vacancy, WorkerProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
