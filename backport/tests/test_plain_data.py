@@ -9,6 +9,7 @@ import enum
 import fractions
 import functools
 import multiprocessing
+import multiprocessing.managers  # registers a reducer for arrays
 import pathlib
 import pickle
 import random

@@ -26,8 +26,15 @@ _NOWHERE = 2  # none: anything else
 # How objects of a class are pickled.
 _AS_PLAIN_DATA, _AS_GLOBAL, _INTO_STREAM, _INTO_STREAM_IF_POSSIBLE, _APART = range(5)
 
-# Multiprocessing registers reducers for these too, but their pickles suit any process.
-_FOR_ANY_PROCESS = (types.MethodType, type(str.join), type(int.__add__), functools.partial)
+# Multiprocessing registers reducers for these too (its module managers for arrays), but their
+# pickles suit any process.
+_FOR_ANY_PROCESS = (
+    types.MethodType,
+    type(str.join),
+    type(int.__add__),
+    functools.partial,
+    array,
+)
 
 
 class ArgumentPickle:
