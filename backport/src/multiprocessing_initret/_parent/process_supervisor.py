@@ -175,7 +175,9 @@ class ProcessSupervisor(Supervisor):
         for _ in self._workforce.workers:
             self._task_pipe.send(None, 0, self._pickler.dumps(None))
         self._workforce.wait_for_exit()
-        self._template.close()
+        if not self._workforce.is_stopped:
+            # Otherwise terminate() does this when it has stopped all workers.
+            self._template.close()
 
     # -- Termination, in any thread ----------------------------------------------------------
 
@@ -193,8 +195,7 @@ class ProcessSupervisor(Supervisor):
 
     def _release(self, pool: "Any") -> None:
         self._template.close()
-        if self._initargs is not None:
-            self._initargs.close()
+        super()._release(pool)
         if not pool.result_handler.is_alive():
             # Otherwise they would stay, with all that is open, until garbage is collected.
             self._collector.close()

@@ -213,6 +213,8 @@ class Supervisor:
 
     def _release(self, pool: "Any") -> None:
         """Release what belonged to the workers, after the threads have ended."""
+        if self._initargs is not None:
+            self._initargs.close()
 
 
 class ThreadSupervisor(Supervisor):

@@ -76,7 +76,8 @@ class Workforce:
         #: why the pool is broken; empty if it is not
         self.broken = ""
         self._cause: "Optional[BaseException]" = None
-        self._is_stopped = False
+        #: whether the pool has been terminated
+        self.is_stopped = False
         self._lock = threading.Lock()
         self._has_failed_to_start = False
         self._reaper = Reaper(standard.size, self.workers, records, tasks, collector)
@@ -97,7 +98,7 @@ class Workforce:
         :param make_process: makes the process, of the argument that is completed at its start
         """
         self.reap()
-        if self.broken or self._is_stopped:
+        if self.broken or self.is_stopped:
             return Vacancy()
         channel = Channel()
         return WorkerProcess(self, make_process(channel), channel)
@@ -139,7 +140,7 @@ class Workforce:
                 notifier.put(None)
 
     def _can_start(self) -> bool:
-        return not self.broken and not self._is_stopped
+        return not self.broken and not self.is_stopped
 
     def _try_to_start(self, worker: WorkerProcess) -> bool:
         if not self._can_start():
@@ -176,7 +177,7 @@ class Workforce:
         worker.watch_process()
         with self._lock:
             self.workers.append(worker)
-            if self._is_stopped:
+            if self.is_stopped:
                 worker.terminate()
         self._collector.add_worker(worker, self.is_constructing())
 
@@ -219,7 +220,7 @@ class Workforce:
         reason, cause = "", None
         try:
             with self._section, self._lock:
-                if self._is_stopped:
+                if self.is_stopped:
                     return
                 workers = self.workers if candidates is None else candidates
                 exited = [worker for worker in workers if worker.exitcode is not None]
@@ -268,7 +269,7 @@ class Workforce:
         Some may be killed meanwhile, while they hold the lock that the others wait for.
         """
         deadline = time.monotonic() + TERMINATION_TIMEOUT
-        while self.workers and not self._is_stopped:
+        while self.workers and not self.is_stopped:
             worker = self.workers[0]
             worker.join(_REAP_INTERVAL)
             if worker.exitcode is not None:
@@ -281,7 +282,7 @@ class Workforce:
     def terminate(self) -> None:
         """Terminate all workers, and start no others."""
         with self._lock:
-            self._is_stopped = True
+            self.is_stopped = True
         self._tasks.stop_workers(self._records)
         workers = list(self.workers)
         for worker in workers:
