@@ -76,6 +76,7 @@ class ProcessSupervisor(Supervisor):
         module(self._package, "util").register_after_fork(self, ProcessSupervisor._after_fork)
 
     def _after_fork(self) -> None:
+        self._tasks.close_in_child()
         # A worker is to see that nobody reads its results when the parent is gone.
         for worker in self._workforce.workers if self._workforce else ():
             worker.reader.close()
