@@ -17,6 +17,7 @@ HAS_FORK_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
 CONTEXT = HAS_FORK_SERVER and multiprocessing.get_context("forkserver")
 
 marks = [
+    pytest.mark.slow,
     pytest.mark.skipif(not HAS_FORK_SERVER, reason="no fork server here"),
     pytest.mark.skipif(not initargs.PICKLES_ONCE, reason="this Python sends a copy to each worker"),
 ]

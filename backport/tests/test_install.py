@@ -6,19 +6,14 @@ import multiprocessing.pool
 import os
 import pathlib
 import sys
-import textwrap
 import threading
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT
+from conftest import HAS_EXPECT_INITRET, TIMEOUT
 from multiprocessing_initret import _install, install, is_installed, uninstall
 
 OVERLAY = pathlib.Path(__file__).resolve().parent.parent.parent / "tools" / "overlay.py"
-
-pytestmark = pytest.mark.skipif(
-    is_installed(), reason="this interpreter has the feature, or install() was called before"
-)
 
 
 def give(value):
@@ -63,6 +58,8 @@ def check_stock():
     assert not is_installed()
     for now, stock in zip(state(), STOCK):
         assert now is stock or now == stock
+    if HAS_EXPECT_INITRET:
+        return
     for pool in all_pools():
         assert "expect_initret" not in inspect.signature(pool).parameters
         if not isinstance(pool, type):  # whose __del__() would miss what __init__() sets
@@ -179,12 +176,12 @@ def test_pools_outlive_uninstall(start_method):
 
 
 def nested(queue):
-    """Use the feature in a process that has not called install() itself."""
+    """Use expect_initret in a process that has not called install() itself."""
     try:
         with multiprocessing.Pool(1, give, (1,), expect_initret=True) as pool:
-            queue.put(pool.map_async(add, [1]).get(TIMEOUT))
+            queue.put((is_installed(), pool.map_async(add, [1]).get(TIMEOUT)))
     except TypeError as error:
-        queue.put(str(error))
+        queue.put((is_installed(), str(error)))
 
 
 def nested_twice(method, queue):
@@ -199,7 +196,7 @@ def test_children_have_it(installed, start_method):
     for target, args in ((nested, (queue,)), (nested_twice, (start_method, queue))):
         process = context.Process(target=target, args=args)
         process.start()
-        assert queue.get(timeout=TIMEOUT) == [2]
+        assert queue.get(timeout=TIMEOUT) == (True, [2])
         process.join(TIMEOUT)
         assert process.exitcode == 0
 
@@ -211,7 +208,9 @@ def test_children_lose_it(start_method):
     queue = context.Queue()
     process = context.Process(target=nested, args=(queue,))
     process.start()
-    assert "expect_initret" in queue.get(timeout=TIMEOUT)
+    installed, answer = queue.get(timeout=TIMEOUT)
+    assert not installed
+    assert answer == [2] if HAS_EXPECT_INITRET else "expect_initret" in answer
     process.join(TIMEOUT)
 
 
@@ -258,39 +257,65 @@ def test_import_order(python, tmp_path, imports, order):
     assert python("program.py") == "[40, 41, 42]\n"
 
 
+PATCHED = """
+import inspect, multiprocessing, os, sys
+import multiprocessing_initret
+from multiprocessing import pool
+
+class Counted:
+    pickled = 0
+
+    def __reduce__(self):
+        Counted.pickled += 1
+        return Counted, ()
+
+def exit_at_three(item, initret):
+    if item == 3:
+        os._exit(3)
+    return item, type(initret).__name__
+
+def identity(value):
+    return value
+
+def check(Pool):
+    Counted.pickled = 0
+    with Pool(2, identity, (Counted(),), expect_initret=True) as tested:
+        results = [tested.apply_async(exit_at_three, (i,)) for i in range(5)]
+        try:
+            results.pop(3).get(60)
+        except multiprocessing_initret.WorkerLostError as error:
+            assert error.exitcode == 3
+        else:
+            raise AssertionError("the task did not fail")
+        assert [result.get(60) for result in results] == [(i, "Counted") for i in (0, 1, 2, 4)]
+    # Once for all workers, and not at all under fork.
+    assert Counted.pickled == (multiprocessing.get_start_method() != "fork")
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    assert "expect_initret" in inspect.signature(pool.Pool).parameters
+    assert not multiprocessing_initret.is_installed()
+    check(multiprocessing_initret.Pool)
+    standard = pool.Pool.__init__
+    multiprocessing_initret.install()
+    assert multiprocessing_initret.is_installed()
+    check(multiprocessing.Pool)
+    check(pool.Pool)
+    multiprocessing_initret.uninstall()
+    assert not multiprocessing_initret.is_installed()
+    assert pool.Pool.__init__ is standard
+"""
+
+
 @pytest.mark.skipif(
-    sys.version_info < (3, 8) or not OVERLAY.exists(), reason="nothing to patch this Python with"
+    sys.version_info < (3, 8) or not OVERLAY.exists(), reason="this Python cannot be patched"
 )
-def test_nothing_to_do_on_a_patched_interpreter(python, tmp_path):
-    python(OVERLAY, tmp_path / "overlay")
-    (tmp_path / "program.py").write_text(
-        textwrap.dedent(
-            """
-            import multiprocessing.context, multiprocessing.dummy, multiprocessing.pool
-            from multiprocessing import pool
-
-            def state():
-                return (
-                    pool.Pool, pool.Pool.__init__, pool.ThreadPool, pool.ThreadPool.__init__,
-                    multiprocessing.context.BaseContext.Pool.__code__,
-                    multiprocessing.dummy.Pool.__code__,
-                    dict(multiprocessing.current_process()._config),
-                )
-
-            native = state()
-            import multiprocessing_initret as backport
-
-            assert backport.Pool is pool.Pool and backport.ThreadPool is pool.ThreadPool
-            assert backport.is_installed()
-            backport.install()
-            assert state() == native
-            backport.uninstall()
-            assert state() == native and backport.is_installed()
-            """
-        )
-    )
+def test_guarantees_on_a_patched_interpreter(python, tmp_path, start_method):
+    if not HAS_EXPECT_INITRET:
+        python(OVERLAY, tmp_path / "overlay")
+    (tmp_path / "program.py").write_text(PATCHED)
     path = [str(tmp_path / "overlay"), os.environ.get("PYTHONPATH", "")]
-    python("program.py", PYTHONPATH=os.pathsep.join(path))
+    python("program.py", start_method, PYTHONPATH=os.pathsep.join(path))
 
 
 PRELOADED = """
@@ -330,7 +355,9 @@ NO_FORKS = ("no_such_package", "json", "multiprocessing.pool", "concurrent.futur
 @pytest.mark.parametrize("package", NO_FORKS)
 @pytest.mark.parametrize("function", [install, uninstall, is_installed])
 def test_no_such_fork(function, package):
-    with pytest.raises(ValueError, match=f"package must be .* not {package!r}"):
+    with pytest.raises(
+        ValueError, match=f"package must be the name of multiprocessing or .* not {package!r}"
+    ):
         function(package)
     check_stock()
 

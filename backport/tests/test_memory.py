@@ -280,6 +280,7 @@ if __name__ == "__main__":
 
 
 @linux
+@pytest.mark.slow
 def test_hundred_pools_leak_nothing(python, tmp_path, start_method):
     (tmp_path / "program.py").write_text(HUNDRED)
     python("-W", "error", "program.py", start_method)

@@ -8,7 +8,7 @@ import sys
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT
+from conftest import HAS_EXPECT_INITRET, TIMEOUT
 from multiprocessing_initret import WorkerLostError, is_installed
 
 
@@ -62,8 +62,9 @@ def test_multiprocessing_is_left_alone(start_method):
     assert pid == initret != os.getpid()
     assert not patched
     assert not is_installed()
-    with pytest.raises(TypeError, match="expect_initret"):
-        multiprocessing.Pool(1, give, (1,), expect_initret=True)
+    if not HAS_EXPECT_INITRET:
+        with pytest.raises(TypeError, match="expect_initret"):
+            multiprocessing.Pool(1, give, (1,), expect_initret=True)
 
 
 def test_with_install_too(installed):
@@ -85,8 +86,14 @@ def test_no_initializer(name):
 
 
 @pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
-def test_wrong_number_and_no_initializer(name):
+def test_wrong_number_of_processes(name):
     with pytest.raises(ValueError, match="[Nn]umber of processes"):
+        getattr(multiprocessing_initret, name)(0, give, (40,), expect_initret=True)
+
+
+@pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
+def test_missing_initializer_is_reported_before_wrong_number_of_processes(name):
+    with pytest.raises(ValueError, match="initializer"):
         getattr(multiprocessing_initret, name)(0, expect_initret=True)
 
 
@@ -99,7 +106,7 @@ def test_too_many_processes_for_windows():
 
 
 def test_too_many_processes(monkeypatch):
-    monkeypatch.setattr("multiprocessing_initret._parent.process_supervisor.MOST", 2)
+    monkeypatch.setattr("multiprocessing_initret._parent.process_supervisor.MAX_WORKERS", 2)
     with pytest.raises(ValueError, match="at most 2"):
         multiprocessing_initret.Pool(3, give, (40,), expect_initret=True)
     assert not multiprocessing.active_children()

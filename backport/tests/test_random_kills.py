@@ -1,0 +1,163 @@
+"""Workers are killed at random."""
+
+import contextlib
+import itertools
+import os
+import random
+import threading
+import time
+
+import pytest
+from conftest import TIMEOUT, ends, wait_until
+from multiprocessing_initret import WorkerLostError
+from pool_support import KILL, WINDOWS, PartialOf, check, echo, is_lost, length, outcome, outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("func", [length, echo])
+def test_killed_under_large_messages(make, func):
+    """The same without help of the worker, at whatever moment it is."""
+    pool = make(2)
+    iterator = pool.imap_unordered(func, itertools.repeat(bytes(10**6), 60))
+    found = 0
+    kills = 0
+    broken = False
+    for number in range(60):
+        try:
+            value = iterator.next(TIMEOUT)
+        except WorkerLostError as error:
+            broken = broken or "the pool is broken" in str(error)
+        else:
+            found += 1
+            assert value == 10**6 or len(value) == 10**6
+        if number % 6 == 0:
+            # TypeError: the pool is broken and has none.
+            with contextlib.suppress(OSError, IndexError, TypeError):
+                os.kill(random.choice(pool._pool).pid, KILL)
+                kills += 1
+    with pytest.raises(StopIteration):
+        iterator.next(TIMEOUT)
+    assert not broken and found >= 60 - kills
+
+
+def note_and_add(item, path, initret):
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, f"{item}\n".encode())
+    os.close(fd)
+    end = time.perf_counter() + 0.001
+    while time.perf_counter() < end:
+        pass
+    return item + initret
+
+
+class Killer:
+    """Kills a worker of a pool every now and then, some times in all.
+
+    Where workers are killed faster than they start, a pool would get nowhere.
+    """
+
+    def __init__(self, pool, times=10):
+        self.pool, self.times, self.kills = pool, times, 0
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self):
+        while self.kills < self.times and not self.stop.wait(0.05):
+            # IndexError: there is none; OSError: it is gone; TypeError: it has not started.
+            with contextlib.suppress(IndexError, OSError, TypeError):
+                os.kill(random.choice(self.pool._pool).pid, KILL)
+                self.kills += 1
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *args):
+        self.stop.set()
+        self.thread.join()
+
+
+@pytest.mark.skipif(WINDOWS, reason="a worker killed while it starts left as without a guard")
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "apply"])
+def test_exactly_once(make, tmp_path, method):
+    path, done, count = str(tmp_path / "notes"), [], 600
+    func = PartialOf(note_and_add, path)
+    pool = make(3)
+    with Killer(pool) as killer:
+        if method == "map":
+            # Of its chunks, by their numbers, all that a callback could count.
+            results = [
+                pool.map_async(func, range(i, i + 10), 3, done.append, done.append)
+                for i in range(0, count, 10)
+            ]
+            found = [outcome(result) for result in results]
+        elif method == "apply":
+            results = [
+                pool.apply_async(func, (i,), {}, done.append, done.append) for i in range(count)
+            ]
+            found = [outcome(result) for result in results]
+        else:
+            found = outcomes(getattr(pool, method)(func, range(count)))
+            assert len(found) == count
+        wait_until(lambda: killer.kills > 3)
+    lost = [item for item in found if isinstance(item, Exception)]
+    assert all(map(is_lost, lost))
+    answers = [item for item in found if not isinstance(item, Exception)]
+    with open(path) as file:
+        ran = sorted(int(line) for line in file)
+    assert len(ran) == len(set(ran))  # nothing is tried again
+    if method == "map":
+        assert all(answer == list(range(answer[0], answer[0] + 10)) for answer in answers)
+    else:
+        assert len(answers) == len(set(answers))
+        assert {answer - 40 for answer in answers} <= set(ran)
+        for i, item in enumerate(found):
+            assert method == "imap_unordered" or item in lost or item == i + 40
+    check(pool)
+    if done:
+        assert len(done) == len(found)
+        assert {id(item) for item in done} == {id(item) for item in found}
+    pool.close()
+    ends(pool)
+
+
+def spin(microseconds, initret):
+    end = time.perf_counter() + microseconds / 1e6
+    while time.perf_counter() < end:
+        pass
+    return microseconds
+
+
+def megabyte(item, initret):
+    return bytes([item]) * 10**6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("load", ["20 us", "2 ms", "results of 1 MB", "arguments of 1 MB"])
+def test_chaos(make, load):
+    func, arguments, answers = {
+        "20 us": (spin, range(20, 40), range(20, 40)),
+        "2 ms": (spin, range(2000, 2020), range(2000, 2020)),
+        "results of 1 MB": (megabyte, range(20), [bytes([i]) * 10**6 for i in range(20)]),
+        "arguments of 1 MB": (
+            length,
+            [bytes(i) for i in range(10**6, 10**6 + 20)],
+            range(10**6, 10**6 + 20),
+        ),
+    }[load]
+    deadline = time.monotonic() + 3
+    for end in itertools.cycle(["close", "terminate"]):
+        pool = make(4)
+        with Killer(pool):
+            found = outcomes(pool.imap(func, arguments))
+            assert len(found) == 20
+            assert all(is_lost(item) or item == answers[i] for i, item in enumerate(found))
+            found = outcomes(pool.imap_unordered(func, arguments))
+            assert len(found) == 20
+            assert all(is_lost(item) or item in answers for item in found)
+            found = outcome(pool.map_async(func, arguments, 7))
+            assert is_lost(found) or found == list(answers)
+            getattr(pool, end)()
+            ends(pool)
+        if time.monotonic() > deadline:
+            break
