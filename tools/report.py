@@ -2,8 +2,8 @@
 
     python tools/report.py WORK_DIR [ENVIRONMENT...]
 
-WORK_DIR is the directory of tox, .tox.  Each ENVIRONMENT has run in this Python and has left
-the results of its tests in WORK_DIR/ENVIRONMENT/tmp/*.xml, in the format of JUnit.
+WORK_DIR is the directory of tox, .tox.  Each ENVIRONMENT has run in this Python and has written
+the results of its tests to WORK_DIR/ENVIRONMENT/tmp/*.xml, in the format of JUnit.
 """
 
 import ast

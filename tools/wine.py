@@ -67,7 +67,7 @@ class Windows:
         except subprocess.TimeoutExpired as error:
             return str(error)
         finally:
-            # Processes that the program has left running would keep the pipe open.
+            # Processes that still run would keep the pipe open.
             subprocess.run(["wineserver", "--kill"], env=self.env)
             printing.join()
 

@@ -70,8 +70,8 @@ class Parts:
         self.worker = Worker()
         self.collector.add_worker(self.worker, True)
 
-    def on_failure(self, error, is_final):
-        self.failures.append((error, is_final))
+    def on_failure(self, error):
+        self.failures.append(error)
         self.collector.fail_all(WorkerLostError("broken"))
 
     def get(self):
@@ -312,30 +312,21 @@ def test_unexpected_exception(parts, monkeypatch, where):
     else:
         monkeypatch.setattr(parts.pipes, where, lambda *args: raise_(error))
     found = [parts.get() for _ in range(9)]
-    assert parts.failures == [(error, False)]
+    assert parts.failures == [error]
     assert sorted(result[0] for result in found) == list(range(100, 1000, 100))
     assert [str(result[2][1]) for result in found].count("broken") >= 8
     parts.queue.put(None)
     assert parts.get() is None
 
 
-@pytest.mark.parametrize("where", ["in the pipe", "in the function"])
-def test_second_unexpected_exception(parts, monkeypatch, where):
-    """The thread ends, and the function that is called last completes the results."""
+def test_second_unexpected_exception(parts, monkeypatch):
+    """The thread ends.  The results have been completed after the first exception."""
     first, second = LookupError("first"), LookupError("second")
     monkeypatch.setattr(parts.pipes, "wait", lambda: raise_(first))
-    failures = []
-
-    def on_failure(error, is_final):
-        failures.append((error, is_final))
-        if where == "in the function" and not is_final:
-            raise second
-
-    monkeypatch.setattr(parts, "on_failure", on_failure)
     monkeypatch.setattr(parts.pipes, "read_wake_up", lambda: raise_(second))
     error = parts.get()
     assert type(error) is EOFError and error.__cause__ is second
-    assert failures == [(first, False), (second, True)]
+    assert parts.failures == [first]
 
 
 #

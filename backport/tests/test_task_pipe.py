@@ -117,7 +117,8 @@ class Worker:
         stepping_record = types.SimpleNamespace(
             set=steps.around(record.set), records=types.SimpleNamespace(integers=integers)
         )
-        self._tasks = RecordedTasks("multiprocessing", stepping_queue, None, True, stepping_record)
+        channel = types.SimpleNamespace(record=stepping_record, is_lazy=True)
+        self._tasks = RecordedTasks("multiprocessing", stepping_queue, None, "", channel)
 
     def run(self, count):
         """Run tasks, and return how many there were before one that makes the worker exit."""

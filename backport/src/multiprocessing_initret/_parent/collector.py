@@ -37,10 +37,8 @@ class Collector:
     :param pickler: ``multiprocessing.reduction.ForkingPickler``
     :param section: the pool's critical section
     :param log: logs a line
-    :param on_failure: called as ``on_failure(error, is_final)`` after an unexpected exception
-        in the result handler.  It breaks the pool, and :meth:`get` delivers the failed results.
-        If that fails, too, it is called again with ``is_final=True``, and must complete the
-        pending results itself.
+    :param on_failure: called with an unexpected exception in the result handler.  It breaks
+        the pool and completes the pending results.
     """
 
     #: Whether all workers have exited and the pool is terminated.  Another thread sets this.
@@ -54,7 +52,7 @@ class Collector:
         pickler: "Any",
         section: "CriticalSection",
         log: "Callable[[str], None]",
-        on_failure: "Callable[[BaseException, bool], None]",
+        on_failure: "Callable[[BaseException], None]",
     ) -> None:
         self._pipes = pipes
         self._tasks = tasks
@@ -158,15 +156,10 @@ class Collector:
         return error
 
     def _handle_failure(self, error: BaseException) -> None:
-        if not self._has_failed:
-            self._has_failed = True
-            try:
-                self._on_failure(error, False)
-                return
-            except BaseException as second_error:
-                error = second_error
-        self._on_failure(error, True)
-        raise EOFError("the result handler cannot continue") from error
+        if self._has_failed:
+            raise EOFError("the result handler cannot continue") from error
+        self._has_failed = True
+        self._on_failure(error)
 
     # -- In any thread ------------------------------------------------------------------------
 
@@ -244,5 +237,5 @@ class Collector:
             self._fail_message(number, error)
 
 
-def _ignore(error: BaseException, is_final: bool) -> None:
+def _ignore(error: BaseException) -> None:
     pass

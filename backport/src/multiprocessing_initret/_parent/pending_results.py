@@ -74,17 +74,16 @@ def pending_results_class(cache_class: "Any") -> "Any":
             finally:
                 self._in_callback.remove(job)
 
-        def fail_all(self, reason: str, is_exiting: bool = False) -> None:
-            """Complete all pending results with :exc:`WorkerLostError`.
+        def fail_all(self, error: WorkerLostError, is_exiting: bool = False) -> None:
+            """Complete all pending results with an exception.
 
-            Call this only when no thread will complete results any more.
+            Call this only when no other thread will complete results any more.
 
-            :param reason: the message of the exception
+            :param error: the exception
             :param is_exiting: whether the interpreter is exiting.  Threads that wait for a
                 result are daemons then.  They are not woken, because they would print the
                 exception when the program has done nothing wrong.
             """
-            error = WorkerLostError(reason)
             for job, result in list(self.items()):
                 if job not in self._in_callback:
                     if is_exiting:

@@ -34,17 +34,19 @@ import weakref
 
 from .._shared.packages import log_warning, module
 from .._shared.record import Records
-from .._worker.process import run_process
+from .._worker.process import Channel, run_process
 from .._worker.tasks import raise_error
 from . import template
 from .collector import Collector
 from .critical_section import CriticalSection
 from .main_module import explain_unpicklable
+from .reaper import Reaper
 from .result_pipes import result_pipes
 from .standard_pool import is_iterator, raise_if_missing
+from .starter import Starter
 from .supervisor import Supervisor
 from .task_pipe import task_pipe
-from .worker_process import Channel, Vacancy
+from .worker_process import Vacancy
 from .workforce import Workforce
 
 TYPE_CHECKING = False
@@ -97,10 +99,9 @@ class ProcessSupervisor(Supervisor):
         self._workforce.constructed()
 
     def _after_fork(self) -> None:
-        # A worker that sends a result is to notice that the parent has died, which is the
-        # case when no process has the other end of its pipe.
-        for worker in self._workforce.workers if self._workforce else ():
-            worker.reader.close()
+        self._task_pipe.close_in_child()
+        if self._workforce is not None:
+            self._workforce.close_in_child()
 
     # -- Worker handler --------------------------------------------------------------------
 
@@ -130,12 +131,14 @@ class ProcessSupervisor(Supervisor):
         initargs = super()._prepare(replaced)
         if self._workforce is None:
             self._template = template.Template(self._package, self._ctx, initargs)
+            records = Records(self._package, 2 * self._standard.size() + _SPARE_RECORDS)
+            reaper = Reaper(self._standard.size, records, self._task_pipe, self._collector)
+            unpickling = self._collector.unpickling
             self._workforce = Workforce(
-                self._ctx,
                 self._standard,
                 self._section,
-                Records(self._package, 2 * self._standard.size() + _SPARE_RECORDS),
-                self._template,
+                Starter(self._ctx, self._standard, records, self._template, reaper, unpickling),
+                reaper,
                 self._task_pipe,
                 self._collector,
                 self._wait,
@@ -175,7 +178,9 @@ class ProcessSupervisor(Supervisor):
         for _ in self._workforce.workers:
             self._task_pipe.send(None, 0, self._pickler.dumps(None))
         self._workforce.wait_for_exit()
-        self._template.close()
+        if not self._workforce.is_stopped:
+            # Otherwise terminate() does this when it has stopped all workers.
+            self._template.close()
 
     # -- Termination, in any thread ----------------------------------------------------------
 
@@ -193,18 +198,22 @@ class ProcessSupervisor(Supervisor):
 
     def _release(self, pool: "Any") -> None:
         self._template.close()
-        if self._initargs is not None:
-            self._initargs.close()
+        super()._release(pool)
         if not pool.result_handler.is_alive():
             # Otherwise they would stay, with all that is open, until garbage is collected.
             self._collector.close()
             self._workforce.workers.clear()
 
 
-def _break_pool(weak_supervisor: "Any", error: BaseException, is_final: bool) -> None:
-    """Break the pool after an unexpected exception in the result handler."""
+def _break_pool(weak_supervisor: "Any", error: BaseException) -> None:
+    """Break the pool after an unexpected exception in the result handler, which calls this."""
     supervisor = weak_supervisor()
-    if supervisor is not None:
-        supervisor._workforce.break_pool(f"{error!r} in the result handler", error)
-        if is_final:
-            supervisor._results.fail_all(supervisor._workforce.broken)
+    if supervisor is None:
+        return
+    workforce = supervisor._workforce
+    try:
+        workforce.break_pool(f"{error!r} in the result handler", error)
+    finally:
+        # The task whose result was received is not in flight any more, and other tasks have
+        # not been sent.
+        supervisor._results.fail_all(workforce.broken_error())

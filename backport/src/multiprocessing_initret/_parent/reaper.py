@@ -40,10 +40,10 @@ _MAX_GENERATIONS = 3
 class Reaper:
     """Recovers what workers held when they exited, and counts those that exited too early.
 
-    It owns these counts.  Its caller holds the lock of the workforce.
+    It owns these counts, and the list of the workers that have been started and have not been
+    reaped.  Its caller holds the lock of the workforce.
 
     :param size: returns how many workers the pool is to have
-    :param workers: the workers that have been started and have not been reaped
     :param records: the records of the workers
     :param tasks: the pipe that workers read tasks from
     :param collector: receives their results
@@ -52,13 +52,13 @@ class Reaper:
     def __init__(
         self,
         size: "Callable[[], int]",
-        workers: "List[WorkerProcess]",
         records: "Records",
         tasks: "TaskPipe",
         collector: "Collector",
     ) -> None:
         self._size = size
-        self._workers = workers
+        #: the workers that have been started and have not been reaped
+        self.workers: "List[WorkerProcess]" = []
         self._records = records
         self._tasks = tasks
         self._collector = collector
@@ -86,7 +86,7 @@ class Reaper:
         # A worker that exited while reading certainly holds the lock of the pipe.
         for worker in sorted(exited, key=lambda worker: worker.record.state != READING):
             self.ensure_exit(worker)
-            self._workers.remove(worker)
+            self.workers.remove(worker)
             state = self._recover(worker, is_broken)
             if state == STARTING:
                 reason = reason or self._count_exit_at_start(worker)
@@ -127,7 +127,7 @@ class Reaper:
 
     def states(self) -> "List[int]":
         """Return the states of the workers that have not been reaped."""
-        return [worker.record.state for worker in self._workers]
+        return [worker.record.state for worker in self.workers]
 
     def ensure_exit(self, worker: "WorkerProcess") -> None:
         """Kill a worker that only seems to have exited.

@@ -4,6 +4,7 @@ A worker that is killed while it sends a message leaves an incomplete message in
 which affects no other worker.
 """
 
+import functools
 import os
 import select
 import selectors
@@ -156,6 +157,10 @@ class WindowsResultPipes(ResultPipes):
         super().__init__(queue)
         self._connection_wait = wait
         self._workers[self._wake_reader] = None
+        # The pool's threads send the sentinel by this method.  From Python 3.14, send_bytes()
+        # raises an exception if another thread sends a wake-up at the same time.
+        # No method of this object, which the queue would keep alive.
+        queue.put = functools.partial(_put, self._wake_lock, self._wake_writer)
 
     def add(self, worker: "WorkerProcess") -> None:
         self._workers[worker.reader] = worker
@@ -183,6 +188,11 @@ class WindowsResultPipes(ResultPipes):
         while error == _winapi.ERROR_MORE_DATA:  # type: ignore[attr-defined,unused-ignore]
             operation, _ = _winapi.ReadFile(handle, _READ_SIZE, overlapped=True)  # type: ignore[attr-defined,unused-ignore]
             _, error = operation.GetOverlappedResult(True)
+
+
+def _put(lock: "Any", writer: "Any", sentinel: None) -> None:
+    with lock:
+        writer.send(sentinel)
 
 
 def result_pipes(queue: "Any", wait: "Any") -> ResultPipes:

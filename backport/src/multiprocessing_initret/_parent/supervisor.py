@@ -22,6 +22,7 @@ import time
 import weakref
 from multiprocessing import util
 
+from .._shared.errors import WorkerLostError
 from .._shared.initargs import InitArgs
 from .._worker.tasks import raise_error, run_worker
 from .._worker.thread import run_thread
@@ -201,7 +202,7 @@ class Supervisor:
     def _fail_pending(self) -> None:
         if self._results is not None:
             self._results.fail_all(
-                "the pool was terminated before this task had finished",
+                WorkerLostError("the pool was terminated before this task had finished"),
                 is_exiting=self._standard.module.util.is_exiting(),
             )
 
@@ -213,6 +214,8 @@ class Supervisor:
 
     def _release(self, pool: "Any") -> None:
         """Release what belonged to the workers, after the threads have ended."""
+        if self._initargs is not None:
+            self._initargs.close()
 
 
 class ThreadSupervisor(Supervisor):

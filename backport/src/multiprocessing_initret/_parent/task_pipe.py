@@ -185,6 +185,13 @@ class TaskPipe:
         with self._mutex:
             self._is_stopping = self._is_closed = True
 
+    def close_in_child(self) -> None:
+        """Close the writing end in a process that was forked, such as a worker of another pool.
+
+        Otherwise the workers would not see the end of the pipe when the parent has exited.
+        """
+        self._writer.close()
+
     def drain(self) -> None:
         """Remove what no worker will read."""
         while self._reader.poll():

@@ -10,10 +10,10 @@ from .._shared.messages import MessageBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Callable, Optional
 
     from .._shared.record import Record
-    from .workforce import Workforce
+    from .._worker.process import Channel
 
 # Time, in seconds, that another thread may need to store the exit code that it received.
 _EXITCODE_TIMEOUT = 0.1
@@ -39,29 +39,23 @@ class Vacancy:
         return False
 
 
-class Channel:
-    """What a worker process receives when it starts; created when the process is started."""
-
-    writer: "Any"  # the end of the result pipe that the worker writes to
-    record: "Record"
-    is_lazy: bool  # whether the initializer is called only when there is a task
-
-
 class WorkerProcess:
     """A worker process: the standard process object, and what its parent knows about it.
 
     The pool's list of workers holds it.  The worker handler starts and reaps it; the result
     handler reads from its result pipe.  Every attribute is written by one thread only.
 
-    :param workforce: starts the process
+    :param start: starts this worker, and returns whether the pool still needed it
     :param process: the standard process object, not started yet
     :param channel: the argument of the process that is completed when it is started
     """
 
     reader: "Any"  # the end of the result pipe that the parent reads from
 
-    def __init__(self, workforce: "Workforce", process: "Any", channel: Channel) -> None:
-        self._workforce = workforce
+    def __init__(
+        self, start: "Callable[[WorkerProcess], bool]", process: "Any", channel: "Channel"
+    ) -> None:
+        self._start = start
         self.process = process
         self.channel = channel
         self.unread = MessageBuffer()
@@ -95,7 +89,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start the process, or become a vacancy if the pool needs no worker any more."""
-        if not self._workforce.start(self):
+        if not self._start(self):
             self.process = Vacancy()
 
     @property

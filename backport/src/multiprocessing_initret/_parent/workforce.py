@@ -5,20 +5,19 @@ import threading
 import time
 
 from .._shared.errors import WorkerLostError
-from .main_module import startup_failure_hint
-from .reaper import Reaper
-from .worker_process import Channel, Vacancy, WorkerProcess
+from .._worker.process import Channel
+from .worker_process import Vacancy, WorkerProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Optional
 
-    from .._shared.record import Records
     from .collector import Collector
     from .critical_section import CriticalSection
+    from .reaper import Reaper
     from .standard_pool import StandardPool
+    from .starter import Starter
     from .task_pipe import TaskPipe
-    from .template import Template
 
 #: Time, in seconds, after which a worker that ignores SIGTERM is killed.
 TERMINATION_TIMEOUT = 10.0
@@ -38,11 +37,10 @@ class Workforce:
     waits for them; any thread may terminate them.  ``_lock`` guards the list of workers, and
     whether it may still change.
 
-    :param ctx: the context of the pool
     :param standard: the private attributes of the pool
     :param section: a section in which the pool is not terminated by the garbage collector
-    :param records: the records of the workers
-    :param template: the fork server of this pool, if one pays
+    :param starter: starts their processes
+    :param reaper: recovers what they held when they exited
     :param tasks: the pipe that workers read tasks from
     :param collector: receives their results
     :param wait: ``multiprocessing.connection.wait``
@@ -51,34 +49,43 @@ class Workforce:
 
     def __init__(
         self,
-        ctx: "Any",
         standard: "StandardPool",
         section: "CriticalSection",
-        records: "Records",
-        template: "Template",
+        starter: "Starter",
+        reaper: "Reaper",
         tasks: "TaskPipe",
         collector: "Collector",
         wait: "Any",
         log: "Callable[[str], None]",
     ) -> None:
-        self._ctx = ctx
         self._standard = standard
         self._section = section
-        self._records = records
-        self._template = template
+        self._starter = starter
+        self._reaper = reaper
+        #: the workers that have been started and have not been reaped
+        self.workers = reaper.workers
         self._tasks = tasks
         self._collector = collector
         self._wait = wait
         self._log = log
         self._constructing: "Optional[threading.Thread]" = threading.current_thread()
-        self.workers: "List[WorkerProcess]" = []
         #: why the pool is broken; empty if it is not
         self.broken = ""
         self._cause: "Optional[BaseException]" = None
-        self._is_stopped = False
+        #: whether the pool has been terminated
+        self.is_stopped = False
         self._lock = threading.Lock()
         self._has_failed_to_start = False
-        self._reaper = Reaper(standard.size, self.workers, records, tasks, collector)
+        self._starting: "List[WorkerProcess]" = []
+
+    def close_in_child(self) -> None:
+        """Close the parent's ends of all result pipes in a worker that has just been forked.
+
+        A worker that sends a result is to notice that the parent has died, which is the case
+        when no process has the other end of its pipe.
+        """
+        for worker in [*self.workers, *self._starting]:
+            worker.reader.close()
 
     def constructed(self) -> None:
         """Called when the constructor of the pool is about to return."""
@@ -96,10 +103,10 @@ class Workforce:
         :param make_process: makes the process, of the argument that is completed at its start
         """
         self.reap()
-        if self.broken or self._is_stopped:
+        if self.broken or self.is_stopped:
             return Vacancy()
         channel = Channel()
-        return WorkerProcess(self, make_process(channel), channel)
+        return WorkerProcess(self.start, make_process(channel), channel)
 
     def start(self, worker: WorkerProcess) -> bool:
         """Start a worker, and return whether it has been started.
@@ -115,7 +122,7 @@ class Workforce:
             return True
         except Exception as error:
             if self.is_constructing():
-                raise
+                raise self._starter.failed_in_constructor(error) from error.__cause__
             # An exception would end the worker handler.
             self.break_pool(f"{error!r} while a worker was started", error)
             return False
@@ -138,56 +145,33 @@ class Workforce:
                 notifier.put(None)
 
     def _can_start(self) -> bool:
-        return not self.broken and not self._is_stopped
+        return not self.broken and not self.is_stopped
 
     def _try_to_start(self, worker: WorkerProcess) -> bool:
         if not self._can_start():
             return False
         try:
             with self._section:
-                self._start_once(worker)
+                self._starting.append(worker)
+                if not self._starter.start(worker):
+                    return False
+                self._add(worker)
         except Exception as error:
             if self.is_constructing():
-                self._raise_in_constructor(error)
+                raise
             self._handle_failed_start(error)
             return False
+        finally:
+            self._starting.remove(worker)
         self._has_failed_to_start = False
         return True
 
-    def _start_once(self, worker: WorkerProcess) -> None:
-        channel = worker.channel
-        worker.reader, channel.writer = self._ctx.Pipe(duplex=False)
-        record = None
-        try:
-            record = channel.record = self._records.acquire()
-            channel.is_lazy = self._reaper.is_lazy(record)
-            worker.generation = self._reaper.generation
-            self._template.adopt(worker.process)
-            with self._collector.unpickling:
-                worker.process.start()
-        except BaseException:
-            worker.reader.close()
-            if record is not None:
-                self._records.release(record)
-            raise
-        finally:
-            channel.writer.close()
-        worker.watch_process()
+    def _add(self, worker: WorkerProcess) -> None:
         with self._lock:
             self.workers.append(worker)
-            if self._is_stopped:
+            if self.is_stopped:
                 worker.terminate()
         self._collector.add_worker(worker, self.is_constructing())
-
-    def _raise_in_constructor(self, error: Exception) -> None:
-        self._template.close()
-        if isinstance(error, (ConnectionError, EOFError)):
-            # Since Python 3.13.1 a fork server imports the main module, and exits as a
-            # worker would.
-            raise WorkerLostError(
-                f"no worker could be started. {startup_failure_hint()}"
-            ) from error
-        raise error
 
     def _handle_failed_start(self, error: Exception) -> None:
         """Log that a worker could not be started; break the pool if no other is alive."""
@@ -218,7 +202,7 @@ class Workforce:
         reason, cause = "", None
         try:
             with self._section, self._lock:
-                if self._is_stopped:
+                if self.is_stopped:
                     return
                 workers = self.workers if candidates is None else candidates
                 exited = [worker for worker in workers if worker.exitcode is not None]
@@ -241,7 +225,7 @@ class Workforce:
             return
         self._cause = cause
         self.broken = "the pool is broken: " + reason
-        self._tasks.stop_workers(self._records)
+        self._tasks.stop_workers(self._starter.records)
         self._collector.fail_all(self.broken_error())
         self._log(self.broken)
         for worker in list(self.workers):
@@ -267,7 +251,7 @@ class Workforce:
         Some may be killed meanwhile, while they hold the lock that the others wait for.
         """
         deadline = time.monotonic() + TERMINATION_TIMEOUT
-        while self.workers and not self._is_stopped:
+        while self.workers and not self.is_stopped:
             worker = self.workers[0]
             worker.join(_REAP_INTERVAL)
             if worker.exitcode is not None:
@@ -280,8 +264,8 @@ class Workforce:
     def terminate(self) -> None:
         """Terminate all workers, and start no others."""
         with self._lock:
-            self._is_stopped = True
-        self._tasks.stop_workers(self._records)
+            self.is_stopped = True
+        self._tasks.stop_workers(self._starter.records)
         workers = list(self.workers)
         for worker in workers:
             if worker.exitcode is None:

@@ -26,8 +26,15 @@ _NOWHERE = 2  # none: anything else
 # How objects of a class are pickled.
 _AS_PLAIN_DATA, _AS_GLOBAL, _INTO_STREAM, _INTO_STREAM_IF_POSSIBLE, _APART = range(5)
 
-# Multiprocessing registers reducers for these too, but their pickles suit any process.
-_FOR_ANY_PROCESS = (types.MethodType, type(str.join), type(int.__add__), functools.partial)
+# Multiprocessing registers reducers for these too (its module managers for arrays), but their
+# pickles suit any process.
+_FOR_ANY_PROCESS = (
+    types.MethodType,
+    type(str.join),
+    type(int.__add__),
+    functools.partial,
+    array,
+)
 
 
 class ArgumentPickle:
@@ -73,7 +80,8 @@ class ArgumentPickle:
     ) -> "Tuple[io.BytesIO, List[pickle.PickleBuffer]]":
         stream = io.BytesIO()
         buffers: "List[pickle.PickleBuffer]" = []
-        pickler = _pickler_class(package)(stream, buffers.append, self.apart)
+        pickler = _pickler_class(package)(stream, 5, buffer_callback=buffers.append)
+        pickler.prepare(self.apart)
         for i, following in zip(self.order, [*self.order[1:], None]):
             pickler.level = levels[i]
             pickler.highest_level = _NOWHERE if following is None else levels[following]
@@ -121,8 +129,8 @@ def _pickler_class(package: str) -> "Any":
         level = highest_level = _NOWHERE  # of the object that is pickled
         needed: "Set[Tuple[str, str]]"
 
-        def __init__(self, file: "Any", buffer_callback: "Any", apart: "List[Any]") -> None:
-            super().__init__(file, 5, buffer_callback=buffer_callback)
+        # Not __init__(): PyPy's pickler is constructed by __new__().
+        def prepare(self, apart: "List[Any]") -> None:
             self.dispatch_table = {**copyreg.dispatch_table, **registered}
             self._apart = apart
             self._ways: "Dict[type, int]" = {}

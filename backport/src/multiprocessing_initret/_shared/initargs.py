@@ -19,7 +19,7 @@ PICKLES_ONCE = pickle.HIGHEST_PROTOCOL >= 5
 class InitArgs:
     """The initializer and initargs of a pool, pickled once for all its workers.
 
-    A forked worker inherits the objects.  Another one receives this object when it starts,
+    A forked worker inherits the objects.  A non-forked one receives this object when it starts,
     and not in any other way.  Out-of-band buffers (NumPy arrays, Arrow tables, data frames)
     are then in memory once for all workers, until a worker writes to its own.
 
@@ -80,7 +80,7 @@ _preloaded: "Optional[Tuple[Any, List[Any]]]" = None
 
 
 class ReceivedInitArgs(InitArgs):
-    """An :class:`InitArgs` in a worker that was not forked by the pool's own process."""
+    """An :class:`InitArgs` in a non-forked worker."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .._shared.initargs import InitArgs
 
-# Seconds to wait for the parent to read the traceback of a failing initializer.
+# Seconds to wait for the parent to receive a part of the traceback of a failing initializer.
 _SEND_TIMEOUT = 5
 
 # Characters of a traceback per message.  Up to 4096 bytes are written to a pipe completely or
@@ -53,32 +53,40 @@ def initialize_process(shared: "InitArgs", result_queue: "Any") -> None:
         initializer, *initargs = shared.load()
         initialize(initializer, initargs)
     except BaseException:
-        # Race: if another worker has just exited, the parent no longer reads results, and
-        # put() blocks once the pipe is full.
-        sender = threading.Thread(
-            target=send_traceback, args=(result_queue, traceback.format_exc()), daemon=True
-        )
-        sender.start()
-        sender.join(_SEND_TIMEOUT)
+        send_traceback(result_queue, traceback.format_exc())
         raise
     # A forked worker exits without clearing modules, so finalizers of initret would not run.
     util.Finalize(None, delattr, (_worker, "initret"), exitpriority=0)
 
 
 def send_traceback(result_queue: "Any", text: str) -> None:
-    """Send the traceback of a failing initializer to the parent.
+    """Send the traceback of a failing initializer to the parent, as long as it receives parts.
 
     It is sent as text because the exception itself may not be picklable.
     """
     from .._parent.executor import TracebackPart  # only here: few workers need it
 
+    starts = range(0, len(text), _CHARACTERS_PER_MESSAGE)
     parts = [
-        text[start : start + _CHARACTERS_PER_MESSAGE]
-        for start in range(0, len(text), _CHARACTERS_PER_MESSAGE)
+        TracebackPart(
+            os.getpid(), text[start : start + _CHARACTERS_PER_MESSAGE], start == starts[-1]
+        )
+        for start in reversed(starts)
     ]
-    for part in parts[:-1]:
-        result_queue.put(TracebackPart(os.getpid(), part, False))
-    result_queue.put(TracebackPart(os.getpid(), parts[-1], True))
+
+    def send() -> None:
+        while parts:
+            result_queue.put(parts[-1])
+            parts.pop()
+
+    # Race: if another worker has just exited, the parent no longer reads results, and put()
+    # blocks once the pipe is full.
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    unsent = None
+    while sender.is_alive() and unsent != len(parts):
+        unsent = len(parts)
+        sender.join(_SEND_TIMEOUT)
 
 
 def call(fn: "Callable[..., Any]", args: "Any", kwargs: "Dict[str, Any]") -> "Any":

@@ -56,6 +56,20 @@ def _parent_watch(package: str) -> "Callable[[], bool]":
     return is_alive
 
 
+class Channel:
+    """What a worker process receives in addition; completed when the process is started.
+
+    The pool's process object is created earlier, with this object among its arguments.
+    """
+
+    #: the worker's end of its result pipe
+    writer: "Any"
+    #: the record of what the worker does
+    record: "Record"
+    #: whether the worker calls the initializer only when it has a task
+    is_lazy: bool
+
+
 class RecordedTasks(Tasks):
     """The task queue of a worker process, which records what the worker does.
 
@@ -69,7 +83,7 @@ class RecordedTasks(Tasks):
     number = 0
 
     def __init__(
-        self, package: str, inqueue: "Any", initargs: "InitArgs", hint: str, channel: "Any"
+        self, package: str, inqueue: "Any", initargs: "InitArgs", hint: str, channel: Channel
     ) -> None:
         self._loads = module(package, "reduction").ForkingPickler.loads
         self._record: "Record" = channel.record
@@ -181,7 +195,7 @@ def run_process(
     target: "Callable[..., object]",
     args: "Tuple[Any, ...]",
     inqueue: "Any",
-    channel: "Any",
+    channel: Channel,
     initargs: "InitArgs",
     hint: str,
 ) -> None:
@@ -189,8 +203,6 @@ def run_process(
 
     :param target: the pool's ``worker`` function, or a subclass's own
     :param args: its arguments
-    :param channel: the worker's end of the result pipe, its record, and whether it calls the
-        initializer only when it has a task
     """
     tasks = RecordedTasks(package, inqueue, initargs, hint, channel)
     try:

@@ -1,0 +1,141 @@
+"""What is logged when an initializer fails, and when a pool breaks."""
+
+import logging
+import multiprocessing
+
+import pytest
+from multiprocessing_initret import ThreadPool
+from rows_support import add, end, error_of, make_pool
+
+LOGGED = "initializer failed; it will be called again for the next task"
+
+FAILS = """
+import multiprocessing, os, sys
+import multiprocessing_initret
+
+def fail():
+    raise LookupError("no luck")
+
+def add(item, initret):
+    return item + initret
+
+if __name__ == "__main__":
+    os.dup2(1, 2)
+    if sys.argv[1] == "threads":
+        pool = multiprocessing_initret.ThreadPool(2, fail, expect_initret=True)
+    else:
+        context = multiprocessing.get_context(sys.argv[1])
+        pool = multiprocessing_initret.Pool(2, fail, context=context, expect_initret=True)
+    results = [pool.apply_async(add, (item,)) for item in range(6)]
+    for result in results:
+        try:
+            result.get(60)
+        except LookupError:
+            print("the task failed", flush=True)
+    pool.close()
+    pool.join()
+"""
+
+
+@pytest.mark.parametrize("kind", ["threads", *multiprocessing.get_all_start_methods()])
+def test_each_worker_logs_it_once(python, tmp_path, kind):
+    """It is visible by default, with its traceback, and not repeated for each task."""
+    (tmp_path / "program.py").write_text(FAILS)
+    output = python("program.py", kind)
+    assert output.count("the task failed") == 6
+    assert output.count(LOGGED) == 2
+    assert output.count("Traceback (most recent call last)") == 2
+    assert output.count("LookupError: no luck") == 2
+
+
+def fail(*args):
+    raise LookupError("no luck")
+
+
+class Records(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+
+class Full(logging.Handler):
+    def emit(self, record):
+        raise OSError("the log is full")
+
+
+@pytest.fixture
+def add_handler():
+    logger, handlers = multiprocessing.get_logger(), []
+
+    def add(handler):
+        logger.addHandler(handler)
+        handlers.append(handler)
+        return handler
+
+    yield add
+    for handler in handlers:
+        logger.removeHandler(handler)
+
+
+def test_record(add_handler):
+    handler = add_handler(Records())
+    pool = ThreadPool(1, fail, expect_initret=True)
+    assert isinstance(error_of(pool.apply_async(add, (1,))), LookupError)
+    end(pool)
+    [record] = handler.records
+    assert record.levelno == logging.WARNING and record.getMessage() == LOGGED
+    assert record.exc_info[0] is LookupError
+
+
+def make_log_full():
+    multiprocessing.get_logger().addHandler(Full())
+    raise LookupError("no luck")
+
+
+def test_handler_that_raises_in_a_worker(start_method):
+    pool = make_pool(start_method, 1, make_log_full, ())
+    try:
+        [worker] = list(pool._pool)
+        for _ in range(3):
+            assert isinstance(error_of(pool.apply_async(add, (1,))), LookupError)
+        assert list(pool._pool) == [worker]
+    finally:
+        end(pool)
+
+
+def test_handler_that_raises_in_a_thread(add_handler):
+    add_handler(Full())
+    pool = ThreadPool(1, fail, expect_initret=True)
+    for _ in range(3):
+        assert isinstance(error_of(pool.apply_async(add, (1,))), LookupError)
+    end(pool)
+
+
+NO_GUARD = """
+import multiprocessing, os, sys
+import multiprocessing_initret
+
+os.dup2(1, 2)
+if __name__ != "__main__":
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the tracebacks of the workers
+if sys.argv[1] == "log":
+    multiprocessing.log_to_stderr()
+context = multiprocessing.get_context("spawn")
+pool = multiprocessing_initret.Pool(2, int, context=context, expect_initret=True)
+for result in [pool.map_async(abs, range(100), chunksize=1) for _ in range(10)]:
+    result.wait(60)
+    assert not result.successful()
+pool.close()
+pool.join()
+"""
+
+
+@pytest.mark.parametrize("has_log", [True, False])
+def test_pool_that_breaks_writes_little(python, tmp_path, has_log):
+    (tmp_path / "program.py").write_text(NO_GUARD)
+    lines = python("program.py", "log" if has_log else "").splitlines()
+    assert has_log <= len(lines) <= 3 * has_log, lines
+    assert all("the pool is broken" in line for line in lines)

@@ -1,0 +1,115 @@
+"""What a program is told when workers cannot import its main module, or a name from it."""
+
+import os
+import zipfile
+
+import pytest
+
+PROGRAM = """
+import multiprocessing
+import multiprocessing_initret
+
+def add(item, initret):
+    return item + initret
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pool = multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initret=True)
+    try:
+        print(pool.apply_async(add, (1,)).get(60))
+    except Exception as error:
+        print(type(error).__name__, error)
+    pool.terminate()
+    pool.join()
+"""
+
+UNDER_THE_GUARD = """
+import multiprocessing
+import multiprocessing_initret
+
+if __name__ == "__main__":
+    def add(item, initret):
+        return item + initret
+""" + PROGRAM.partition("    return item + initret\n")[2].replace(
+    'if __name__ == "__main__":\n', ""
+)
+
+
+def check_hint(output, hint):
+    """Check that the exception names its task's function, this cause, and what to do."""
+    lines = [line for line in output.splitlines() if line.startswith("AttributeError")]
+    assert len(lines) == 1, output
+    assert "add" in lines[0] and hint in lines[0]
+    assert "move it to a module" in lines[0] and "get_context('fork')" in lines[0]
+
+
+def test_main_module_is_imported(python, tmp_path):
+    """No hint is needed."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    assert python("program.py") == "41\n"
+
+
+def test_command(python):
+    check_hint(python("-c", PROGRAM), "defined by python -c")
+
+
+def test_under_the_guard(python, tmp_path):
+    (tmp_path / "program.py").write_text(UNDER_THE_GUARD)
+    check_hint(python("program.py"), 'without what follows `if __name__ == "__main__":`')
+
+
+def test_interactive(python):
+    check_hint(python("-i", stdin=PROGRAM + "\n"), "defined in an interactive session")
+
+
+@pytest.mark.parametrize("args", [["-m", "package"], ["package"]], ids=["module", "directory"])
+def test_package(python, tmp_path, args):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("")
+    (tmp_path / "package" / "__main__.py").write_text(PROGRAM)
+    check_hint(python(*args), "do not import the __main__.py")
+
+
+def test_zip_file(python, tmp_path):
+    with zipfile.ZipFile(str(tmp_path / "program.zip"), "w") as file:
+        file.writestr("__main__.py", PROGRAM)
+    check_hint(python("program.zip"), "do not import the __main__.py")
+
+
+@pytest.mark.parametrize("args", [[], ["-"]])
+def test_stdin(python, args):
+    """Depending on the version of Python, workers lack the name, or cannot start."""
+    output = python(*args, stdin=PROGRAM)
+    assert "a program that is read from stdin: " in output, output
+    assert "AttributeError" in output or "WorkerLostError the pool is broken" in output
+
+
+RUN = """
+import runpy
+program = runpy.run_path("program.py", run_name="__main__")
+try:
+    program["pool"].apply_async(program["add"], (1,)).get(60)
+except Exception as error:
+    print(type(error).__name__, error)
+program["pool"].terminate()
+"""
+
+RUN_PROGRAM = """
+import multiprocessing
+import multiprocessing_initret
+
+def add(item, initret):
+    return item + initret
+
+context = multiprocessing.get_context("fork")
+pool = multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initret=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="makes a pool without a guard")
+def test_main_module_that_has_ended(python, tmp_path):
+    """A thread of a program, or its exit handler, uses the pool when its runner has ended."""
+    (tmp_path / "program.py").write_text(RUN_PROGRAM)
+    output = python("-c", RUN)
+    assert "the main module of the program has ended" in output
+    assert "define the function in a module" in output
