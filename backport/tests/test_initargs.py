@@ -256,7 +256,7 @@ def test_object_that_asserts_spawning_is_reduced_for_each(spawning_method):
 
 
 #
-# An unpickling error fails each task (row 18)
+# An unpickling error fails each task
 #
 
 
