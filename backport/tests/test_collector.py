@@ -104,7 +104,8 @@ def test_results(parts):
     parts.worker.send(1, LookupError("one"), False, b"LookupError('one')\0")
     assert parts.get() == (200, 20, (True, "two"))
     job, index, (succeeded, error) = parts.get()
-    assert (job, index, succeeded, repr(error)) == (100, 10, False, "LookupError('one')")
+    assert (job, index, succeeded, type(error)) == (100, 10, False, LookupError)
+    assert error.args == ("one",)
 
 
 def test_second_message_of_a_task(parts):

@@ -136,6 +136,9 @@ pool.join()
 @pytest.mark.parametrize("has_log", [True, False])
 def test_pool_that_breaks_writes_little(python, tmp_path, has_log):
     (tmp_path / "program.py").write_text(NO_GUARD)
-    lines = python("program.py", "log" if has_log else "").splitlines()
+    output = python("program.py", "log" if has_log else "")
+    # The resource tracker may add warnings of its own.
+    lines = [line for line in output.splitlines() if "resource_tracker" not in line]
+    lines = [line for line in lines if not line.startswith("  warnings.warn(")]
     assert has_log <= len(lines) <= 3 * has_log, lines
     assert all("the pool is broken" in line for line in lines)

@@ -5,6 +5,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import select
+import selectors
 import sys
 import threading
 import weakref
@@ -38,14 +39,20 @@ def make_pipes(queue):
     return result_pipes.result_pipes(queue, multiprocessing.connection.wait)
 
 
+def remove_epoll(monkeypatch):
+    """Let select.epoll() and select.poll() be missing, before selectors is imported."""
+    for name in "epoll", "poll":
+        monkeypatch.delattr(select, name, raising=False)
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+
+
 @pytest.fixture(params=["epoll", "selector"])
 def pipes(queue, monkeypatch, request):
     """Result pipes, also where select.epoll() and select.poll() are missing, as with eventlet."""
     if request.param == "selector":
         if WINDOWS:
             pytest.skip("uses neither")
-        for name in "epoll", "poll":
-            monkeypatch.delattr(select, name, raising=False)
+        remove_epoll(monkeypatch)
     pipes = make_pipes(queue)
     yield pipes
     pipes.close()
@@ -149,7 +156,7 @@ def test_close(queue):
 @pytest.mark.parametrize("has_epoll", [True, False])
 def test_no_cyclic_garbage(queue, no_collector, monkeypatch, has_epoll):
     if not has_epoll:
-        monkeypatch.delattr(select, "epoll", raising=False)
+        remove_epoll(monkeypatch)
     pipes, worker = make_pipes(queue), Worker()
     pipes.add(worker)
     pipes.wake()
