@@ -11,7 +11,7 @@ class CriticalSection:
     """Context manager that postpones the termination of a pool that is garbage.
 
     The garbage collector may finalize a pool, and so terminate it, between any two bytecodes of
-    any thread: while the thread holds a lock that terminate() waits for, or while it starts a
+    any thread: while that thread holds a lock that terminate() waits for, or while it starts a
     worker that is not in the list of workers yet.  In a critical section, the thread's own
     termination of the pool is postponed until it has left the section::
 

@@ -1,4 +1,4 @@
-"""Tasks of an ``imap(buffersize=...)``, which wait for their consumer and not in a thread.
+"""Send the tasks of an ``imap(buffersize=...)`` without blocking the task handler.
 
 In Python 3.16 the task handler waits in the semaphore of such an iterator until its consumer
 has received a result.  Meanwhile it sends no task of any other call: a program that makes

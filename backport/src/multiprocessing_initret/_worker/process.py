@@ -36,18 +36,19 @@ if TYPE_CHECKING:
 # each task by up to 20 milliseconds.
 _CHECK_INTERVAL = None if sys.platform == "darwin" else 3.0
 
-# Largest message that a pipe receives as a whole or not at all.  On Windows all messages are.
+# Largest message that is written to a pipe completely or not at all.  On Windows, every
+# message is.
 _MAX_ATOMIC = getattr(select, "PIPE_BUF", sys.maxsize)
 
 
 def _parent_watch(package: str) -> "Callable[[], bool]":
     """Return a function that reports whether the process that owns the pool is alive."""
-    # A process that was forked or spawned has another parent when its own has exited, except
-    # on Windows.  A fork server, however, lives as long as its children.
+    # When the parent of a forked or spawned process exits, getppid() changes, except on Windows.
+    # It does not change under a fork server, which lives as long as its children.
     getppid = os.getppid if os.name == "posix" else int
     ppid = getppid()
-    # From Python 3.8, multiprocessing has a handle of the parent.  It does not suffice under
-    # fork: other workers have inherited the end of a pipe that the parent is to close.
+    # Since Python 3.8, multiprocessing.parent_process() exists.  It does not suffice under fork:
+    # other workers inherit the end of the pipe whose closing would show that the parent exited.
     parent = getattr(module(package, "process"), "parent_process", lambda: None)()
 
     def is_alive() -> bool:
@@ -57,9 +58,10 @@ def _parent_watch(package: str) -> "Callable[[], bool]":
 
 
 class Channel:
-    """What a worker process receives in addition; completed when the process is started.
+    """Result pipe and record of a worker process.
 
-    The pool's process object is created earlier, with this object among its arguments.
+    The attributes are set when the process is started.  The pool creates the process object
+    earlier, with this object among its arguments.
     """
 
     #: the worker's end of its result pipe
@@ -118,7 +120,7 @@ class RecordedTasks(Tasks):
         try:
             message = self._inqueue._reader.recv_bytes()
         except EOFError:
-            # The parent has exited.  The other workers are to see that, too.
+            # The parent has exited.  The other workers need the lock to receive EOFError, too.
             lock.release()
             raise
         set_state(HOLDING, number)
@@ -152,7 +154,7 @@ class Results:
         self._pickler = module(package, "reduction").ForkingPickler
         self._send_bytes = writer.send_bytes
         self._tasks = tasks
-        # The worker's loop closes the end of the pipe that it does not use.  Here there is none.
+        # The worker's loop closes the reader of its result queue.  This queue has no reader.
         self._reader = io.BytesIO()
 
     def put(self, task_result: "Tuple[int, int, Tuple[bool, Any]]") -> None:

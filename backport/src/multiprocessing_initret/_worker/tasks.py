@@ -1,4 +1,4 @@
-"""What runs in every worker: the pool's own loop, with each task bound to initret.
+"""Worker side of every pool: run the pool's own loop, with each task bound to initret.
 
 The pool's loop, ``multiprocessing.pool.worker()``, runs unchanged.  It receives a
 :class:`Tasks` in place of its task queue, and so receives tasks that are bound to initret,

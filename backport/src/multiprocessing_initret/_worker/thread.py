@@ -1,4 +1,4 @@
-"""What runs in a worker that is a thread."""
+"""Worker side of a pool of threads."""
 
 from .._shared.errors import WorkerLostError
 from .tasks import Tasks, run_loop
@@ -22,8 +22,8 @@ def run_thread(
     """Run a worker that is a thread, and continue after an exception that would end it.
 
     The pool's loop catches every ``Exception`` of a task.  A ``SystemExit`` or
-    ``KeyboardInterrupt`` would end the thread, which no other would replace, and the task
-    would hang.
+    ``KeyboardInterrupt`` would end the thread.  The pool would not replace the thread, and the
+    task would hang.
     """
     tasks = Tasks(package, inqueue, initargs, hint)
     initialize: "Callable[[], None]" = tasks.initialize
