@@ -58,7 +58,9 @@ def explain_unpicklable(error: BaseException) -> BaseException:
     although its threads and its exit handlers continue.
     """
     text = str(error)
-    if "__main__" not in text or not ("attribute" in text or "not the same object" in text):
+    # The second is that of Python 3.14 and later.
+    is_missing = "on __main__ failed" in text or "not found as __main__." in text
+    if not is_missing or "<lambda>" in text or "<locals>" in text:
         return error
     return type(error)(
         f"{text}: the main module of the program has ended, or was replaced by a runner; "
