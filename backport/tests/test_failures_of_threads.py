@@ -13,7 +13,7 @@ from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
 from multiprocessing_initret._parent.reaper import Reaper
 from multiprocessing_initret._parent.workforce import Workforce
-from rows_support import KILL, add, bounded, check, end, error_of, make_pool
+from rows_support import KILL, add, check, end, error_of, make_pool
 
 
 @pytest.fixture
