@@ -158,6 +158,8 @@ class ProcessSupervisor(Supervisor):
         except BaseException as error:
             # An exception would end the task handler.
             self._workforce.break_pool(f"{error!r} in the task handler", error)
+            if task is not None:
+                self._collector.fail(*task[:2], self._workforce.broken_error())
 
     def _send_task(self, job: int, index: int, func: "Any", args: "Any", kwds: "Any") -> None:
         if func is raise_error:

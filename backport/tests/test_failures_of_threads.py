@@ -1,0 +1,170 @@
+"""Unexpected exceptions in the pool's three threads, and in code of the program that they call."""
+
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+
+import pytest
+from conftest import TIMEOUT
+from multiprocessing_initret import ThreadPool, WorkerLostError
+from multiprocessing_initret._parent.collector import Collector
+from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
+from multiprocessing_initret._parent.reaper import Reaper
+from multiprocessing_initret._parent.workforce import Workforce
+from rows_support import KILL, add, check, end, error_of, make_pool
+
+
+@pytest.fixture
+def pool():
+    pool = make_pool(multiprocessing.get_all_start_methods()[0])
+    check(pool)
+    yield pool
+    end(pool)
+
+
+def raise_unexpected(*args, **kwds):
+    raise ZeroDivisionError("unexpected")
+
+
+def wait(initret):
+    threading.Event().wait(TIMEOUT)
+
+
+def kill(worker):
+    os.kill(worker.pid, KILL)
+
+
+def check_broken(pool, *results):
+    """Check that pending and later tasks fail with the cause, and that the pool ends."""
+    results = [*results, pool.apply_async(add, (1,)), pool.map_async(add, range(5), chunksize=1)]
+    for result in results:
+        error = error_of(result)
+        assert type(error) is WorkerLostError and "the pool is broken" in str(error)
+        assert isinstance(error.__cause__, ZeroDivisionError)
+    with pytest.raises(WorkerLostError) as caught:
+        pool.imap(add, [1]).next(TIMEOUT)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    end(pool, "close")
+    end(pool, "terminate")
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    "cls, name",
+    [
+        (Reaper, "reap"),
+        (Reaper, "_recover"),
+        (ProcessSupervisor, "_create"),
+        (Workforce, "_try_to_start"),
+        (Workforce, "_handle_failed_start"),
+    ],
+)
+def test_worker_handler(pool, monkeypatch, cls, name):
+    """It reaps a worker that has been killed, and starts the replacement."""
+    result = pool.apply_async(wait)
+    if name == "_handle_failed_start":
+        monkeypatch.setattr(Workforce, "_start_once", raise_unexpected)
+    monkeypatch.setattr(cls, name, raise_unexpected)
+    # One of the two workers runs the task.
+    kill(pool._pool[0])
+    # If that was the killed one, the task may have failed because of that.
+    pending = [result] if "the pool is broken" in str(error_of(result)) else []
+    check_broken(pool, *pending)
+
+
+def test_task_handler(pool, monkeypatch):
+    """The task that it could not send fails with the others."""
+    pending = pool.apply_async(wait)
+    monkeypatch.setattr(ProcessSupervisor, "_send_task", raise_unexpected)
+    check_broken(pool, pending, pool.apply_async(add, (1,)))
+
+
+def test_task_handler_of_a_pool_that_closes(pool, monkeypatch):
+    """It cannot send the messages that make workers exit."""
+    monkeypatch.setattr(ProcessSupervisor, "_dismiss_workers", raise_unexpected)
+    end(pool, "close")
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("name", ["_receive", "_deliver", "_run_calls"])
+def test_result_handler(pool, monkeypatch, name):
+    """The calls that fail tasks in this thread may fail, too."""
+    pending = pool.apply_async(wait)
+    monkeypatch.setattr(Collector, name, raise_unexpected)
+    if name == "_run_calls":
+        kill(pool._pool[0])
+    for result in pending, pool.apply_async(add, (1,)):
+        assert type(error_of(result)) is WorkerLostError
+    end(pool, "close")
+    end(pool, "terminate")
+    assert not multiprocessing.active_children()
+
+
+def test_result_handler_and_the_cause(pool, monkeypatch):
+    pending = pool.apply_async(wait)
+    monkeypatch.setattr(Collector, "_deliver", raise_unexpected)
+    check_broken(pool, pending, pool.apply_async(add, (1,)))
+
+
+#
+# Code of the program that the threads call
+#
+
+
+class Full(logging.Handler):
+    def emit(self, record):
+        raise OSError("the log is full")
+
+
+def exit_with_three(item, initret):
+    os._exit(3)
+
+
+def test_log_handler_raises(pool):
+    """A worker that exits is logged in the result handler."""
+    logger, handler = multiprocessing.get_logger(), Full()
+    logger.addHandler(handler)
+    try:
+        for _ in range(3):
+            assert type(error_of(pool.apply_async(exit_with_three, (1,)))) is WorkerLostError
+            check(pool)
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_log_handler_raises_when_the_pool_breaks(pool, monkeypatch):
+    logger, handler = multiprocessing.get_logger(), Full()
+    logger.addHandler(handler)
+    try:
+        pending = pool.apply_async(wait)
+        monkeypatch.setattr(ProcessSupervisor, "_send_task", raise_unexpected)
+        check_broken(pool, pending, pool.apply_async(add, (1,)))
+    finally:
+        logger.removeHandler(handler)
+
+
+def raise_in_hook(*args):
+    raise OSError("stderr is closed")
+
+
+@pytest.mark.parametrize("error", [LookupError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_callback_and_excepthook_raise(pool, monkeypatch, kind, error):
+    if kind == "threads":
+        pool = ThreadPool(2, int, (40,), expect_initret=True)
+
+    def callback(value):
+        raise error("callback")
+
+    monkeypatch.setattr(sys, "excepthook", raise_in_hook)
+    callbacks = {"callback": callback, "error_callback": callback}
+    for _ in range(2):
+        assert pool.apply_async(add, (1,), **callbacks).get(TIMEOUT) == 41
+        assert pool.map_async(add, range(3), **callbacks).get(TIMEOUT) == [40, 41, 42]
+        assert isinstance(error_of(pool.apply_async(add, ("",), **callbacks)), TypeError)
+        assert isinstance(error_of(pool.map_async(add, [""], **callbacks)), TypeError)
+    check(pool)
+    if kind == "threads":
+        end(pool, "close")

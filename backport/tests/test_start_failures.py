@@ -1,0 +1,232 @@
+"""Workers that cannot be started because the system has no process or descriptor to spare."""
+
+import errno
+import logging
+import multiprocessing
+import os
+import signal
+
+import pytest
+from conftest import TIMEOUT, wait_until
+from multiprocessing_initret import WorkerLostError
+from multiprocessing_initret._parent.workforce import Workforce
+from rows_support import add, bounded, check, end, error_of, make_pool
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+
+
+class FailingFork:
+    """Replaces os.fork(): it fails a number of times, then forks again."""
+
+    def __init__(self, failures):
+        self.failures = failures
+        self.calls = 0
+        self._fork = os.fork
+
+    def __call__(self):
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return self._fork()
+
+
+@pytest.fixture
+def make():
+    pools = []
+
+    def make(processes):
+        pools.append(make_pool("fork", processes))
+        check(pools[-1])
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        end(pool)
+
+
+@pytest.fixture
+def make_fork_fail(monkeypatch):
+    def make_fork_fail(failures):
+        fork = FailingFork(failures)
+        monkeypatch.setattr(os, "fork", fork)
+        return fork
+
+    return make_fork_fail
+
+
+class Lines(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def log():
+    logger, handler = multiprocessing.get_logger(), Lines()
+    logger.addHandler(handler)
+    yield handler.lines
+    logger.removeHandler(handler)
+
+
+def kill(worker):
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join(TIMEOUT)
+
+
+def living(pool):
+    return sum(worker.is_alive() for worker in list(pool._pool) if worker.pid)
+
+
+def test_pool_has_its_full_size_again(make, make_fork_fail, log):
+    """It retries by itself: there is no other event, such as a task or the exit of a worker."""
+    pool = make(2)
+    fork = make_fork_fail(3)
+    kill(pool._pool[0])
+    wait_until(lambda: fork.calls == 4 and living(pool) == 2)
+    assert [line for line in log if "could not be started" in line] == log
+    assert len(log) == 1 and "BlockingIOError" in log[0]
+    check(pool)
+
+
+def test_other_workers_continue(make, make_fork_fail):
+    pool = make(2)
+    fork = make_fork_fail(10**9)
+    kill(pool._pool[0])
+    wait_until(lambda: fork.calls >= 2)
+    for _ in range(3):
+        check(pool)
+    assert living(pool) == 1
+    fork.failures = 0
+    wait_until(lambda: living(pool) == 2)
+    check(pool)
+
+
+def test_each_failure_is_logged_once(make, make_fork_fail, log):
+    pool = make(3)
+    for number in 1, 2:
+        fork = make_fork_fail(4)
+        kill(pool._pool[0])
+        wait_until(lambda fork=fork: fork.calls == 5 and living(pool) == 3)
+        assert len(log) == number
+
+
+def test_pauses(make, make_fork_fail, monkeypatch):
+    """They grow, but not beyond a second."""
+    pauses = []
+
+    def pause(self, seconds, notifier):
+        pauses.append(seconds)
+
+    pool = make(2)
+    monkeypatch.setattr(Workforce, "_pause", pause)
+    make_fork_fail(15)
+    kill(pool._pool[0])
+    wait_until(lambda: living(pool) == 2)
+    assert len(pauses) == 15
+    assert pauses == sorted(pauses) and pauses[0] < pauses[1] and pauses[-1] == 1
+
+
+def test_no_worker_is_left(make, make_fork_fail):
+    pool = make(1)
+    make_fork_fail(10**9)
+    result = pool.apply_async(wait, ())
+    kill(pool._pool[0])
+    assert type(error_of(result)) is WorkerLostError
+    error = error_of(pool.apply_async(add, (1,)))
+    assert type(error) is WorkerLostError
+    assert "the pool is broken: a worker could not be started" in str(error)
+    assert isinstance(error.__cause__, BlockingIOError)
+
+
+def test_last_worker_exits_while_the_pool_retries(make, make_fork_fail):
+    pool = make(2)
+    fork = make_fork_fail(10**9)
+    first, last = list(pool._pool)
+    kill(first)
+    wait_until(lambda: fork.calls >= 2)
+    kill(last)
+    error = error_of(pool.apply_async(wait, ()))
+    assert type(error) is WorkerLostError and isinstance(error.__cause__, BlockingIOError)
+
+
+def wait(initret):
+    signal.pause()
+
+
+@pytest.mark.parametrize("how", ["close", "terminate"])
+def test_pool_ends_while_it_retries(make, make_fork_fail, how):
+    pool = make(2)
+    fork = make_fork_fail(10**9)
+    kill(pool._pool[0])
+    wait_until(lambda: fork.calls >= 2)
+    result = pool.map_async(add, range(4), chunksize=1)
+    end(pool, how)
+    if how == "close":
+        assert result.get(TIMEOUT) == [40, 41, 42, 43]
+    assert not any(worker.is_alive() for worker in list(pool._pool) if worker.pid)
+
+
+def test_constructor(make_fork_fail):
+    """It raises the exception, and leaves no worker behind."""
+    real_fork, calls = os.fork, []
+    fork = make_fork_fail(0)
+
+    def fork_once():
+        calls.append(None)
+        if len(calls) > 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real_fork()
+
+    fork._fork = fork_once
+    with pytest.raises(BlockingIOError):
+        bounded(make_pool, "fork", 3)
+    assert len(calls) == 2
+    wait_until(lambda: not multiprocessing.active_children())
+
+
+PROGRAM = """
+import multiprocessing, os, resource, signal, sys, time
+import multiprocessing_initret
+
+def add(item, initret):
+    return item + initret
+
+def wait_until(condition):
+    deadline = time.monotonic() + 50
+    while not condition():
+        if time.monotonic() > deadline:
+            os._exit(3)
+        time.sleep(0.01)
+
+def living():
+    return sum(worker.is_alive() for worker in list(pool._pool) if worker.pid)
+
+if __name__ == "__main__":
+    os.dup2(os.open("log", os.O_WRONLY | os.O_CREAT), 2)
+    multiprocessing.log_to_stderr()
+    context = multiprocessing.get_context(sys.argv[1])
+    pool = multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True)
+    pool.map(add, range(4), chunksize=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    os.kill(pool._pool[0].pid, signal.SIGKILL)
+    wait_until(lambda: os.path.getsize("log"))
+    print(pool.map_async(add, range(3), chunksize=1).get(50), living())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wait_until(lambda: living() == 2)
+    print(pool.map_async(add, range(3), chunksize=1).get(50))
+    pool.close()
+    pool.join()
+"""
+
+
+def test_no_descriptors(python, tmp_path, start_method):
+    """A real limit, which is lifted again."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    output = python("program.py", start_method)
+    assert output.splitlines() == ["[40, 41, 42] 1", "[40, 41, 42]"]
+    log = (tmp_path / "log").read_text()
+    assert log.count("a worker could not be started") == 1, log
