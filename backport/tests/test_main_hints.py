@@ -1,4 +1,4 @@
-"""What a program is told when workers cannot import its main module, or a name from it."""
+"""Messages about workers that cannot import the main module, or a name from it."""
 
 import os
 import zipfile
@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 def check_hint(output, hint):
     """Check that the exception names its task's function, this cause, and what to do."""
-    lines = [line for line in output.splitlines() if line.startswith("AttributeError")]
+    lines = [line for line in output.splitlines() if "AttributeError " in line]
     assert len(lines) == 1, output
     assert "add" in lines[0] and hint in lines[0]
     assert "move it to a module" in lines[0] and "get_context('fork')" in lines[0]

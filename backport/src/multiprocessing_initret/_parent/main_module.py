@@ -1,4 +1,4 @@
-"""What a program is told when its workers cannot import its main module, or a name from it."""
+"""Advice for a program whose workers cannot import its main module, or a name from it."""
 
 import os
 import sys
