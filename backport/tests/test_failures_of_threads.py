@@ -12,6 +12,7 @@ from multiprocessing_initret import ThreadPool, WorkerLostError
 from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
 from multiprocessing_initret._parent.reaper import Reaper
+from multiprocessing_initret._parent.starter import Starter
 from multiprocessing_initret._parent.workforce import Workforce
 from rows_support import KILL, add, check, end, error_of, make_pool
 
@@ -65,7 +66,7 @@ def test_worker_handler(pool, monkeypatch, cls, name):
     """It reaps a worker that has been killed, and starts the replacement."""
     result = pool.apply_async(wait)
     if name == "_handle_failed_start":
-        monkeypatch.setattr(Workforce, "_start_once", raise_unexpected)
+        monkeypatch.setattr(Starter, "start", raise_unexpected)
     monkeypatch.setattr(cls, name, raise_unexpected)
     # One of the two workers runs the task.
     kill(pool._pool[0])
