@@ -122,6 +122,8 @@ class Workforce:
             return True
         except Exception as error:
             if self.is_constructing():
+                # Before Python 3.8 the standard constructor leaves the other workers running.
+                self.terminate()
                 raise self._starter.failed_in_constructor(error) from error.__cause__
             # An exception would end the worker handler.
             self.break_pool(f"{error!r} while a worker was started", error)
