@@ -44,6 +44,9 @@ class Collector:
     #: Whether all workers have exited and the pool is terminated.  Another thread sets this.
     is_stopped = False
 
+    #: Whether the result handler has ended after a second failure, and delivers nothing more.
+    has_ended = False
+
     def __init__(
         self,
         pipes: "ResultPipes",
@@ -157,6 +160,7 @@ class Collector:
 
     def _handle_failure(self, error: BaseException) -> None:
         if self._has_failed:
+            self.has_ended = True
             raise EOFError("the result handler cannot continue") from error
         self._has_failed = True
         self._on_failure(error)

@@ -160,6 +160,8 @@ class ProcessSupervisor(Supervisor):
             self._workforce.break_pool(f"{error!r} in the task handler", error)
             if task is not None:
                 self._collector.fail(*task[:2], self._workforce.broken_error())
+        if self._collector.has_ended:
+            self._results.fail_all(self._workforce.broken_error())
 
     def _send_task(self, job: int, index: int, func: "Any", args: "Any", kwds: "Any") -> None:
         if func is raise_error:

@@ -213,7 +213,8 @@ class Workforce:
             # Otherwise nothing would reap workers any more.
             reason, cause = f"{error!r} while an exited worker was reaped", error
             # wait_for_exit() waits until the list is empty.
-            self.workers[:] = [worker for worker in self.workers if worker.exitcode is None]
+            with self._lock:
+                self.workers[:] = [worker for worker in self.workers if worker.exitcode is None]
         if reason:
             self.break_pool(reason, cause)
 
