@@ -1,0 +1,193 @@
+"""Pools that end while something blocks, and pools that a forked child uses."""
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+
+import multiprocessing_initret
+import pytest
+from conftest import TIMEOUT, linux, wait_until
+from multiprocessing_initret._parent import standard_pool, supervisor, workforce
+from multiprocessing_initret._parent.reaper import Reaper
+from multiprocessing_initret._shared.record import RUNNING
+from pool_support import add, check_pool, is_lost, result_or_exception
+
+posix = pytest.mark.skipif(os.name != "posix", reason="forks, or sends signals")
+
+
+def call(function, *args):
+    """Call a function that must return soon, and return its result."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function(*args)), daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive(), f"{function} hangs"
+    return results[0]
+
+
+#
+# An iterable blocks
+#
+
+
+@pytest.fixture(params=["Pool", "ThreadPool"])
+def pool(request):
+    pool = getattr(multiprocessing_initret, request.param)(2, int, (40,), expect_initret=True)
+    yield pool
+    pool.terminate()
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_terminate_while_an_iterable_blocks(pool, monkeypatch, method):
+    monkeypatch.setattr(supervisor, "_ITERABLE_TIMEOUT", 0.1)
+    items = queue.Queue()
+    items.put(1)
+    iterator = getattr(pool, method)(add, iter(items.get, None))
+    assert iterator.next(TIMEOUT) == 41
+    later = pool.apply_async(add, (2,))  # the task handler does not get to this call
+    task_handler = pool._task_handler
+    call(pool.terminate)
+    assert task_handler.is_alive()
+    assert is_lost(result_or_exception(later), "terminated")
+    with pytest.raises(multiprocessing_initret.WorkerLostError, match="terminated"):
+        iterator.next(TIMEOUT)
+    items.put(None)  # the iterable returns, and so does its thread
+    task_handler.join(TIMEOUT)
+    assert not task_handler.is_alive()
+
+
+#
+# Workers that do not exit by themselves
+#
+
+
+def ignore_sigterm(event):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return event
+
+
+def wait_for_initret(initret):
+    initret.wait(TIMEOUT)
+
+
+def busy_pool(start_method):
+    """Return a pool both of whose workers ignore SIGTERM and run tasks that take long."""
+    context = multiprocessing.get_context(start_method)
+    pool = multiprocessing_initret.Pool(
+        2, ignore_sigterm, (context.Event(),), context=context, expect_initret=True
+    )
+    results = [pool.apply_async(wait_for_initret) for _ in range(2)]
+    workers = list(pool._pool)
+    wait_until(lambda: all(worker.record.state == RUNNING for worker in workers))
+    return pool, workers, results
+
+
+@posix
+def test_worker_that_ignores_sigterm(monkeypatch, start_method):
+    monkeypatch.setattr(workforce, "TERMINATION_TIMEOUT", 0.2)
+    pool, workers, results = busy_pool(start_method)
+    call(pool.terminate)
+    assert all(is_lost(result_or_exception(result), "terminated") for result in results)
+    assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * 2
+
+
+@posix
+def test_worker_of_a_broken_pool_that_ignores_sigterm(monkeypatch):
+    monkeypatch.setattr(workforce, "TERMINATION_TIMEOUT", 0.2)
+    pool, workers, results = busy_pool("fork")
+
+    def fail(*args):
+        raise LookupError("unexpected")
+
+    monkeypatch.setattr(Reaper, "reap", fail)
+    os.kill(workers[0].pid, signal.SIGKILL)
+    assert all(is_lost(result_or_exception(result), "unexpected") for result in results)
+    monkeypatch.undo()
+    monkeypatch.setattr(workforce, "TERMINATION_TIMEOUT", 0.2)
+    pool.close()
+    call(pool.join)
+    assert workers[1].exitcode == -signal.SIGKILL
+
+
+DAEMON = """
+import multiprocessing, os, sys, threading
+import multiprocessing_initret
+
+os.dup2(1, 2)
+
+def wait(item, initret):
+    initret.wait(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    event = context.Event()
+    pool = multiprocessing_initret.Pool(
+        1, lambda event: event, (event,), context=context, expect_initret=True
+    )
+    started = threading.Event()
+
+    def use_pool(method):
+        result = getattr(pool, method)(wait, [1])
+        started.set()
+        result.next() if hasattr(result, "next") else result.get()
+
+    threading.Thread(target=use_pool, args=(sys.argv[1],), daemon=True).start()
+    started.wait()
+"""
+
+
+@linux
+@pytest.mark.parametrize("method", ["map_async", "imap"])
+def test_daemon_thread_prints_nothing_when_the_interpreter_exits(python, tmp_path, method):
+    (tmp_path / "program.py").write_text(DAEMON)
+    assert python("-W", "ignore", "program.py", method) == ""
+
+
+#
+# A pool in a forked child
+#
+
+
+def use_in_child(pool, name):
+    """Call a method of the parent's pool; return its exception as text."""
+    args = () if name in ("close", "join", "terminate") else (add, [1])
+    try:
+        getattr(pool, name)(*args)
+    except RuntimeError as error:
+        return str(error)
+    return "no exception"
+
+
+@posix
+@pytest.mark.parametrize("by", ["os.fork", "Process"])
+def test_pool_in_a_forked_child(pool, by):
+    check_pool(pool)
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+
+    def run():
+        writer.send([use_in_child(pool, name) for name in standard_pool.METHODS])
+        own = multiprocessing_initret.ThreadPool(1, int, (40,), expect_initret=True)
+        writer.send(own.map_async(add, range(6), chunksize=1).get(TIMEOUT))
+
+    if by == "Process":
+        process = context.Process(target=run)
+        process.start()
+    else:
+        pid = os.fork()
+        if not pid:
+            try:
+                run()
+            finally:
+                os._exit(0)
+    assert reader.poll(TIMEOUT)
+    for name, text in zip(standard_pool.METHODS, reader.recv()):
+        assert text.startswith(f"{name}() of a pool of process {os.getpid()} "), text
+    assert reader.poll(TIMEOUT) and reader.recv() == list(range(40, 46))
+    if by == "Process":
+        process.join(TIMEOUT)
+    else:
+        os.waitpid(pid, 0)
+    check_pool(pool)

@@ -1,0 +1,125 @@
+"""A pool that has ended keeps nothing alive, and a worker needs few descriptors."""
+
+import gc
+import multiprocessing
+import os
+import sys
+import weakref
+
+import multiprocessing_initret
+import pytest
+from conftest import TIMEOUT, linux
+from pool_support import add
+
+counts_references = pytest.mark.skipif(
+    not hasattr(sys, "getrefcount"), reason="objects live until garbage is collected"
+)
+
+
+class Resource:
+    """Stands for a lock, a connection or a tensor among initargs."""
+
+
+def get_first(number, resource):
+    return number
+
+
+def use(pool, end):
+    with pool:
+        assert pool.map_async(add, range(4)).get(TIMEOUT) == [40, 41, 42, 43]
+        assert list(pool.imap(add, range(3))) == [40, 41, 42]
+        assert pool.apply_async(add, (1,)).get(TIMEOUT) == 41
+        if end == "close":
+            pool.close()
+            pool.join()
+
+
+def make(kind, resource):
+    initargs = 40, resource
+    if kind == "threads":
+        return multiprocessing_initret.ThreadPool(2, get_first, initargs, expect_initret=True)
+    context = multiprocessing.get_context(kind)
+    return multiprocessing_initret.Pool(
+        2, get_first, initargs, context=context, expect_initret=True
+    )
+
+
+@counts_references
+@pytest.mark.parametrize("end", ["close", "terminate"])
+@pytest.mark.parametrize("kind", ["threads", *multiprocessing.get_all_start_methods()])
+def test_nothing_is_garbage(kind, end, no_collector):
+    use(make(kind, Resource()), end)  # what is made once for all pools
+    gc.collect()
+    resource = Resource()
+    reference = weakref.ref(resource)
+    pool = make(kind, resource)
+    del resource
+    use(pool, end)
+    del pool
+    assert reference() is None
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        found = [obj for obj in gc.garbage if "multiprocessing" in str(type(obj).__module__)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert found == []
+
+
+@pytest.mark.parametrize("kind", multiprocessing.get_all_start_methods())
+def test_connection_among_initargs_is_closed(kind):
+    context = multiprocessing.get_context(kind)
+    reader, writer = context.Pipe(duplex=False)
+    pool = make(kind, writer)
+    del writer
+    use(pool, "close")
+    del pool
+    gc.collect()  # PyPy
+    assert reader.poll(TIMEOUT)
+    with pytest.raises(EOFError):
+        reader.recv()
+
+
+DESCRIPTORS = """
+import multiprocessing, os, resource, sys
+import multiprocessing_initret
+
+def identity(item, initret=None):
+    return item
+
+if __name__ == "__main__":
+    method, size, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    context = multiprocessing.get_context(method)
+    for kwds in {}, {"expect_initret": True}:
+        if kwds or len(sys.argv) > 4:
+            multiprocessing_initret.Pool(1, dict, context=context, **kwds).terminate()
+            before = len(os.listdir("/proc/self/fd"))
+            with multiprocessing_initret.Pool(size, dict, context=context, **kwds) as pool:
+                assert pool.map(identity, range(50), chunksize=1) == list(range(50))
+                print(len(os.listdir("/proc/self/fd")) - before)
+"""
+
+
+@linux
+def test_descriptors_of_workers(python, tmp_path, start_method):
+    """A worker costs at most one descriptor more than in the standard pool."""
+    (tmp_path / "program.py").write_text(DESCRIPTORS)
+
+    def counts(size):
+        output = python("program.py", start_method, size, 1024, "both")
+        return [int(count) for count in output.split()]
+
+    (standard_2, ours_2), (standard_6, ours_6) = counts(2), counts(6)
+    assert ours_6 - ours_2 <= standard_6 - standard_2 + 4
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method, size, limit", [("fork", 320, 1024), ("spawn", 60, 256)])
+def test_many_workers(python, tmp_path, start_method, size, limit):
+    if hasattr(os, "sysconf") and os.sysconf("SC_OPEN_MAX") < limit:
+        pytest.skip("this system allows fewer descriptors")
+    (tmp_path / "program.py").write_text(DESCRIPTORS)
+    assert int(python("program.py", start_method, size, limit)) < limit

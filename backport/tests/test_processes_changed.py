@@ -1,0 +1,151 @@
+"""Workers that are added to a running pool, that exit in the initializer, or that are forked."""
+
+import multiprocessing
+import os
+import threading
+import time
+
+import multiprocessing_initret
+import pytest
+from conftest import TIMEOUT, linux, wait_until
+from pool_support import add, check_pool, is_lost, result_or_exception
+
+
+def get_pid(item, initret):
+    time.sleep(0.01)
+    return os.getpid()
+
+
+def test_more_processes(start_method):
+    """A known recipe enlarges a running pool."""
+    context = multiprocessing.get_context(start_method)
+    with multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initret=True) as pool:
+        check_pool(pool)
+        pool._processes = 4
+        pool._repopulate_pool()
+        assert len(pool._pool) == 4
+        pids = set()
+        wait_until(
+            lambda: pids.update(pool.map_async(get_pid, range(40), 1).get(TIMEOUT)) or len(pids) > 3
+        )
+        pool.close()
+        pool.join()
+
+
+def exit_while_file_exists(path, log):
+    with open(log, "a") as file:
+        file.write("called\n")
+    if os.path.exists(path):
+        os._exit(3)
+    return 40
+
+
+def test_initializer_that_exits_until_a_file_is_removed(tmp_path):
+    """Replacements are lazy at first, and call the initializer at their start afterwards."""
+    path, log = tmp_path / "file", tmp_path / "log"
+    path.write_text("")
+    pool = multiprocessing_initret.Pool(
+        1,
+        exit_while_file_exists,
+        (str(path), str(log)),
+        maxtasksperchild=1,
+        context=multiprocessing.get_context("fork") if os.name == "posix" else None,
+        expect_initret=True,
+    )
+
+    def calls():
+        return log.read_text().count("called")
+
+    with pool:
+        assert is_lost(result_or_exception(pool.apply_async(add, (1,))), "exited with code 3")
+        before = calls()
+        assert is_lost(result_or_exception(pool.apply_async(add, (1,))), "exited with code 3")
+        assert calls() == before + 1  # for the task, and not for the idle replacement
+        path.unlink()
+        assert pool.apply_async(add, (1,)).get(TIMEOUT) == 41
+        # The worker is replaced after one task, and the replacement calls it without a task.
+        wait_until(lambda: calls() == before + 3)
+
+
+class SlowToUnpickle:
+    """A result whose unpickling waits."""
+
+    unpickled, may_continue = threading.Event(), threading.Event()
+
+    def __reduce__(self):
+        return unpickle_slowly, ()
+
+
+def unpickle_slowly():
+    SlowToUnpickle.unpickled.set()
+    assert SlowToUnpickle.may_continue.wait(TIMEOUT)
+    return 40
+
+
+def return_slow(initret):
+    return SlowToUnpickle()
+
+
+@linux
+def test_no_worker_is_forked_while_a_result_is_unpickled(monkeypatch):
+    """It would inherit the locks of modules that the unpickling imports."""
+    forks, fork = [], os.fork
+
+    def recording_fork():
+        forks.append(SlowToUnpickle.may_continue.is_set())
+        return fork()
+
+    context = multiprocessing.get_context("fork")
+    with multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True) as pool:
+        check_pool(pool)
+        monkeypatch.setattr(os, "fork", recording_fork)
+        result = pool.apply_async(return_slow)
+        assert SlowToUnpickle.unpickled.wait(TIMEOUT)
+        worker = pool._pool[0]
+        worker.terminate()
+        wait_until(lambda: worker.exitcode is not None and worker not in pool._pool)
+        # The replacement is about to be forked, and waits.
+        assert not forks
+        SlowToUnpickle.may_continue.set()
+        assert result_or_exception(result) == 40
+        wait_until(lambda: len(forks) == 1)
+    assert forks == [True]
+
+
+WITHOUT_POLL = """
+import select
+for name in "poll", "epoll", "devpoll", "kqueue":
+    if hasattr(select, name):
+        delattr(select, name)
+import multiprocessing, os
+import multiprocessing_initret
+
+def work(item, initret):
+    if item == 3:
+        os._exit(3)
+    return item + initret
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    with multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True) as pool:
+        for result in [pool.apply_async(work, (item,)) for item in range(6)]:
+            try:
+                print(result.get(60))
+            except multiprocessing_initret.WorkerLostError as error:
+                print(error.exitcode)
+        pool.close()
+        pool.join()
+"""
+
+
+@linux
+def test_without_poll(python, tmp_path):
+    """eventlet removes these functions from the module select."""
+    (tmp_path / "program.py").write_text(WITHOUT_POLL)
+    assert python("program.py").split() == ["40", "41", "42", "3", "44", "45"]
+
+
+def test_constructor_that_fails_leaves_nothing(no_collector):
+    with pytest.raises(TypeError, match="callable"):
+        multiprocessing_initret.Pool(2, 1, expect_initret=True)
+    assert not multiprocessing.active_children()
