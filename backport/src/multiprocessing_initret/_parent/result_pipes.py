@@ -158,7 +158,7 @@ class WindowsResultPipes(ResultPipes):
         self._connection_wait = wait
         self._workers[self._wake_reader] = None
         # The pool's threads call put() to send the sentinel.  It needs the lock: since Python
-        # 3.14, send() raises an exception if another thread sends a wake-up at the same time.
+        # 3.14, a connection raises an exception if two threads send at the same time.
         # Not a bound method of this object: the queue would keep the object alive.
         queue.put = functools.partial(_put, self._wake_lock, self._wake_writer)
 
@@ -175,8 +175,9 @@ class WindowsResultPipes(ResultPipes):
         try:
             return [memoryview(worker.reader.recv_bytes())]
         except MemoryError:
-            # recv_bytes() has read the beginning of the message and discarded it.  The record
-            # still holds its number: the worker waits until a large message has been read.
+            # recv_bytes() has read and discarded the beginning of the message, with the number.
+            # The worker's record still holds the number, because the worker waits until a large
+            # message has been read.
             self._discard_rest(worker.reader.fileno())
             _, number = worker.record.read()
             return [TruncatedMessage(RESULT_HEADER.pack(number, 0))]

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from .._shared.record import Record, Records
 
-# Seconds after which a lock that no record claims is attributed to the dead worker.  A worker
-# records that it holds the lock 100 nanoseconds after it has acquired it.
+# Seconds after which a lock that no record claims is attributed to the dead worker.  A living
+# worker needs 100 nanoseconds to record that it has acquired the lock.
 _CLAIM_TIMEOUT = 1.0
 
 _SEND_INTERVAL = 0.1  # seconds after which a blocked send() checks whether the pipe was closed
