@@ -1,7 +1,7 @@
-"""Turns the messages of workers, and their deaths, into the results of tasks.
+"""Converts the messages of workers, and the deaths of workers, to the results of tasks.
 
-Other threads do not set the result of a task.  They post a call to the result handler thread,
-which decides: a task has the result that comes first, and only that.
+Only the result handler thread sets the result of a task; other threads post calls to it.  If
+two results of a task are reported, such as a message and the worker's death, the first counts.
 """
 
 import collections
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 
 class Collector:
-    """Yields the result of each task to the pool, exactly once.
+    """Source of a pool's results, which returns the result of each task exactly once.
 
-    It owns the result pipes, the results that are ready, and the calls that other threads have
-    posted.  The result handler thread calls :meth:`get`, which calls the private methods.  Any
-    thread may call the other methods, except :meth:`close`, which is called when the result
-    handler has ended.  The deques need no lock.
+    A collector owns the result pipes, the results that are ready, and the calls that other
+    threads have posted.  The result handler thread calls :meth:`get`, which calls the private
+    methods.  Any thread may call the other public methods, except :meth:`close`, which is called
+    after the result handler has ended.  The deques need no lock: their methods are atomic.
 
     :param pipes: the result pipes
-    :param tasks: the task pipe, which knows the task of each message
+    :param tasks: the task pipe, which holds the task of each message
     :param pool_module: ``multiprocessing.pool``
     :param pickler: ``multiprocessing.reduction.ForkingPickler``
     :param section: the pool's critical section
-    :param log: logs a line
-    :param on_failure: called with an unexpected exception in the result handler.  It breaks
-        the pool and completes the pending results.
+    :param log: function that logs a line
+    :param on_failure: function that receives an unexpected exception in the result handler,
+        breaks the pool, and completes the pending results
     """
 
     #: Whether all workers have exited and the pool is terminated.  Another thread sets this.
@@ -62,13 +62,13 @@ class Collector:
         self._module = pool_module
         self._loads = pickler.loads
         self._section = section
-        #: Held while a result is unpickled.  A worker must not be forked meanwhile: it would
-        #: inherit the locks of modules that are being imported, which nobody would release.
+        #: Held while a result is unpickled.  No worker may be forked meanwhile: unpickling may
+        #: import modules, and no thread of the worker would release their import locks.
         self.unpickling = threading.Lock()
         self._log = log
         self._on_failure = on_failure
-        # One queue for all calls: a worker may start and exit while this thread is busy, and
-        # must be added before it is removed.
+        # One queue for all calls: a worker may start and exit while the result handler is busy,
+        # and must be added before it is removed.
         self._calls: "Deque[Tuple[Callable[..., None], Tuple[Any, ...]]]" = collections.deque()
         self._ready: "Deque[Result]" = collections.deque()
         self._is_ending = False  # the pool's sentinel has arrived
@@ -77,9 +77,9 @@ class Collector:
     # -- In the result handler thread ------------------------------------------------------
 
     def get(self) -> "Optional[Result]":
-        """Return the next result, as the pool's ``_quick_get`` does; None at the end.
+        """Return the next result, or None at the end; replaces the pool's ``_quick_get``.
 
-        :raises EOFError: to make the thread end, if it cannot continue
+        :raises EOFError: to end the result handler, if it cannot continue after a failure
         """
         ready = self._ready
         while True:
@@ -92,8 +92,8 @@ class Collector:
                 self._handle_failure(error)
 
     def _wait(self) -> bool:
-        """Wait for something to happen; return whether no more results will be ready."""
-        # After a failure, results are not received any more, and the posted calls suffice.
+        """Wait for messages and calls, and process them; return whether :meth:`get` is to end."""
+        # After a failure, do not use the pipes: the posted calls fail the remaining tasks.
         for worker in [None] if self._has_failed else self._pipes.wait():
             if worker is not None:
                 self._receive(worker)
@@ -102,14 +102,14 @@ class Collector:
                 return True
             else:
                 self._run_calls()
-                # When the pool ends, the thread calls get() for as long as results are pending.
-                # The rest of the list is out of date: a call may have closed a worker's pipe,
-                # and another worker's may have the same descriptor now.
+                # After the sentinel, the result handler calls get() while results are pending.
+                # Skip the rest of the list: a call may have closed a worker's pipe, and the
+                # descriptor may belong to the pipe of another worker now.
                 return not self._ready and (self._is_ending or self.is_stopped)
         return False
 
     def _receive(self, worker: "WorkerProcess") -> bool:
-        """Read from a worker's pipe; return False at its end."""
+        """Read from a worker's pipe, and return whether its end has not been reached."""
         messages = self._pipes.receive(worker)
         if messages is None:
             self._pipes.remove(worker)
@@ -124,7 +124,7 @@ class Collector:
         if task is None:
             # The pool is broken, or the worker has sent two messages for the task.
             return
-        # If the garbage collector terminated the pool while the lock is held, terminate() would
+        # Postpone termination by the garbage collector while the lock is held: terminate() would
         # wait for the worker handler, which may be waiting for the lock.
         section = self._section
         section.thread = threading.get_ident()
@@ -142,7 +142,7 @@ class Collector:
     def _unpickling_error(
         self, reason: BaseException, message: "Message", size: int
     ) -> BaseException:
-        """Return the exception of a task whose own result or exception cannot be unpickled."""
+        """Return the exception for a task whose result or exception cannot be unpickled."""
         if type(message) is TruncatedMessage:
             return MemoryError("not enough memory to receive the result")
         if isinstance(reason, Exception) and not size:
@@ -168,10 +168,10 @@ class Collector:
     # -- In any thread ------------------------------------------------------------------------
 
     def call_soon(self, function: "Callable[..., None]", *args: "Any") -> None:
-        """Call a function in the result handler thread, soon."""
+        """Post a call of a function to the result handler thread."""
         self._calls.append((function, args))
-        # If the garbage collector terminated the pool here, a sentinel might be written in the
-        # middle of the wake-up.
+        # Postpone termination by the garbage collector: it might write a sentinel in the middle
+        # of the wake-up.
         with self._section:
             self._pipes.wake()
 
@@ -191,20 +191,20 @@ class Collector:
         """Deliver the results that a worker had sent before it exited, and close its pipe.
 
         :param number: number of the message whose task the worker had not finished, or None
-        :param error: exception of that task, if its result has not arrived.  It is logged.
+        :param error: exception to fail that task with, and to log, if the result has not arrived
         """
         self.call_soon(self._remove_worker, worker, number, error)
 
     def fail(self, job: int, index: int, error: BaseException) -> None:
-        """Fail a task that was not sent."""
+        """Fail a task that could not be sent."""
         self.call_soon(self._ready.append, (job, index, (False, error)))
 
     def fail_all(self, error: BaseException) -> None:
-        """Fail all tasks that have been sent, in a pool that sends no more."""
+        """Fail all tasks that have been sent and not finished, when no more are sent."""
         self.call_soon(self._fail_all, error)
 
     def close(self) -> None:
-        """Close the result pipes and drop all references, when the result handler has ended."""
+        """Close the result pipes and drop references, after the result handler has ended."""
         self._calls.clear()
         self._ready.clear()
         self._on_failure = _ignore

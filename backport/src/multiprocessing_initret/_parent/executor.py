@@ -1,6 +1,7 @@
-"""Parent side of a ``ProcessPoolExecutor``: a failing initializer breaks the executor.
+"""Parent side of a ``ProcessPoolExecutor``: report the traceback of a failed initializer.
 
-The standard executor only sees that a worker has exited:
+The standard executor only reports that a worker has exited.  Here, the worker first sends the
+traceback, which becomes the message of the :exc:`BrokenProcessPool`:
 
     worker     initializer raises --> send_traceback() --> logs the exception, exits
                                             |
@@ -25,13 +26,13 @@ _EXIT_TIMEOUT = 5
 
 
 class TracebackPart:
-    """Message with a part of the traceback of a failing initializer.
+    """Message with a part of the traceback of a failed initializer.
 
-    Unpickling it passes the part to :func:`_receive`.
+    Unpickling the message calls :func:`_receive`.
 
     :param pid: process ID of the worker
     :param text: the part
-    :param is_last: whether it completes the traceback
+    :param is_last: whether the part completes the traceback
     """
 
     def __init__(self, pid: int, text: str, is_last: bool) -> None:
@@ -42,22 +43,22 @@ class TracebackPart:
 
 
 def _receive(pid: int, text: str, is_last: bool) -> None:
-    """Collect the parts of a traceback, and break the executor when it is complete.
+    """Collect a part of a traceback, and break the executor if the traceback is complete.
 
-    :returns: None, which the manager thread ignores like a wake-up without a result
-    :raises BrokenProcessPool: when the traceback is complete.  The manager thread regards this
-        as a result that cannot be unpickled: it terminates the other workers, and ends.
+    :returns: None, which the manager thread treats as a wake-up without a result
+    :raises BrokenProcessPool: if the traceback is complete.  The manager thread treats this as
+        a result that cannot be unpickled: it terminates the other workers, and ends.
     """
     manager = ManagerThread()
     parts = manager.traceback_parts(pid)
     parts.append(text)
     if is_last:
-        # The worker logs the exception after it has sent the traceback.  When a future
-        # fails, the log record must have been written.
+        # The worker logs the exception after it has sent the traceback.  Wait for that: the log
+        # record must have been written when a future fails.
         manager.join_worker(pid, _EXIT_TIMEOUT)
         message = failure_message("".join(parts))
         manager.set_broken(message)
-        # From here on submit() adds no tasks.
+        # From here on, submit() raises an exception, so no futures are added.
         for future in manager.remove_pending_futures():
             fail_unless_cancelled(future, BrokenProcessPool(message))
         raise BrokenProcessPool(message)

@@ -1,4 +1,4 @@
-"""The pipes that results arrive in, one for each worker, and one that wakes the result handler.
+"""The pipes that a pool receives results from: one for each worker, and one for wake-ups.
 
 A worker that is killed while it sends a message leaves an incomplete message in its own pipe,
 which affects no other worker.
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .._shared.messages import Message
     from .worker_process import WorkerProcess
 
-# The message that wakes the result handler.  It differs from the sentinel of the pool, which is
-# a pickle, and is not empty because Windows' wait() would read an empty message.
+# The message that wakes the result handler.  It differs from the pool's sentinel, which is a
+# pickle.  It is not empty because on Windows, connection.wait() would read an empty message.
 _WAKE_UP = b"wake"
 
 _READ_SIZE = 65536
@@ -32,12 +32,12 @@ _READABLE = getattr(select, "EPOLLIN", 1)
 
 
 class ResultPipes:
-    """Result pipes of a pool.
+    """Result pipes of a pool, and the pipe of its ``_outqueue``, which wakes the result handler.
 
-    The result handler thread alone calls the methods, except :meth:`wake`, which any thread may
-    call, and :meth:`close`, which is called when the result handler has ended.  Before the
-    thread starts, the pool's constructor calls :meth:`add`.  ``_wake_lock`` guards the pipe of
-    the pool's ``_outqueue``, which is used to wake the thread.
+    Only the result handler calls the methods, with three exceptions: any thread may call
+    :meth:`wake`, the pool's constructor calls :meth:`add` before the result handler starts, and
+    :meth:`close` is called after the result handler has ended.  ``_wake_lock`` guards writing to
+    the wake-up pipe.
 
     :param queue: the pool's ``_outqueue``
     """
@@ -48,11 +48,11 @@ class ResultPipes:
         # Reentrant because the garbage collector may terminate the pool in a thread that
         # holds it.
         self._wake_lock = threading.RLock()
-        # Workers by what wait() returns for them.  None stands for the wake-up pipe.
+        # Workers by their descriptors (POSIX) or connections; None for the wake-up pipe.
         self._workers: "Dict[Any, Optional[WorkerProcess]]" = {}
 
     def wake(self) -> None:
-        """Make :meth:`wait` return None in its list."""
+        """Wake the result handler: make :meth:`wait` return a list that contains None."""
         with self._wake_lock:
             if not self._is_woken:
                 self._wake_writer.send_bytes(_WAKE_UP)
@@ -67,15 +67,15 @@ class ResultPipes:
         return bool(is_sentinel)
 
     def add(self, worker: "WorkerProcess") -> None:
-        """Wait for the results of a worker, too."""
+        """Include a worker in :meth:`wait`."""
         raise NotImplementedError
 
     def remove(self, worker: "WorkerProcess") -> None:
-        """No longer wait for the results of a worker, if that was the case."""
+        """Exclude a worker from :meth:`wait`, if it is included."""
         raise NotImplementedError
 
     def wait(self) -> "List[Optional[WorkerProcess]]":
-        """Wait for a message, and return the workers that have sent one; None for a wake-up."""
+        """Wait for messages, and return the workers that have sent some; None is a wake-up."""
         raise NotImplementedError
 
     def receive(self, worker: "WorkerProcess") -> "Optional[List[Message]]":
@@ -109,15 +109,15 @@ class _SelectorPoller:
 
 
 class PosixResultPipes(ResultPipes):
-    """Streams of bytes; a message may arrive in parts.
+    """Result pipes on POSIX: streams of bytes, in which a message may arrive in parts.
 
     With epoll or kqueue, the cost of a result does not grow with the number of workers.
     """
 
     def __init__(self, queue: "Any") -> None:
         super().__init__(queue)
-        # The selector would take 0.4 microseconds more for each result than epoll itself.
-        # Where there is no epoll, or eventlet or gevent have removed it, it uses what there is.
+        # A selector takes 0.4 microseconds more for each result than epoll itself.  It is used
+        # on systems that have no epoll, and if eventlet or gevent has removed epoll.
         self._poller: "Any" = select.epoll() if hasattr(select, "epoll") else _SelectorPoller()
         self._register(self._wake_reader.fileno(), None)
 
@@ -129,8 +129,8 @@ class PosixResultPipes(ResultPipes):
         self._register(worker.reader.fileno(), worker)
 
     def remove(self, worker: "WorkerProcess") -> None:
-        # Always before the descriptor is closed: forked workers have inherited it, and epoll
-        # would continue to report it.
+        # This must precede closing the descriptor: forked workers have inherited the pipe, so
+        # epoll would continue to report it.
         fd = worker.reader.fileno()
         if self._workers.pop(fd, None) is not None:
             self._poller.unregister(fd)
@@ -148,7 +148,7 @@ class PosixResultPipes(ResultPipes):
 
 
 class WindowsResultPipes(ResultPipes):
-    """Sequences of messages, each of which is read as a whole.
+    """Result pipes on Windows: each message is read as a whole.
 
     :param wait: ``multiprocessing.connection.wait``
     """
@@ -157,9 +157,9 @@ class WindowsResultPipes(ResultPipes):
         super().__init__(queue)
         self._connection_wait = wait
         self._workers[self._wake_reader] = None
-        # The pool's threads send the sentinel by this method.  From Python 3.14, send_bytes()
-        # raises an exception if another thread sends a wake-up at the same time.
-        # No method of this object, which the queue would keep alive.
+        # The pool's threads call put() to send the sentinel.  It needs the lock: since Python
+        # 3.14, a connection raises an exception if two threads send at the same time.
+        # Not a bound method of this object: the queue would keep the object alive.
         queue.put = functools.partial(_put, self._wake_lock, self._wake_writer)
 
     def add(self, worker: "WorkerProcess") -> None:
@@ -175,8 +175,9 @@ class WindowsResultPipes(ResultPipes):
         try:
             return [memoryview(worker.reader.recv_bytes())]
         except MemoryError:
-            # recv_bytes() has read the beginning of the message, and lost it.  The worker
-            # cannot have continued: it waits until all of a large message has been read.
+            # recv_bytes() has read and discarded the beginning of the message, with the number.
+            # The worker's record still holds the number, because the worker waits until a large
+            # message has been read.
             self._discard_rest(worker.reader.fileno())
             _, number = worker.record.read()
             return [TruncatedMessage(RESULT_HEADER.pack(number, 0))]
@@ -196,5 +197,5 @@ def _put(lock: "Any", writer: "Any", sentinel: None) -> None:
 
 
 def result_pipes(queue: "Any", wait: "Any") -> ResultPipes:
-    """Return the result pipes of this operating system for a pool's ``_outqueue``."""
+    """Return a pool's result pipes, made from its ``_outqueue``."""
     return PosixResultPipes(queue) if os.name == "posix" else WindowsResultPipes(queue, wait)

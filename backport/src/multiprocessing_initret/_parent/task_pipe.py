@@ -1,13 +1,13 @@
-"""The pipe that all workers of a pool receive their tasks from, as the parent sees it.
+"""The pipe from which all workers of a pool receive their tasks, as the parent sees it.
 
     send() --> | message 9 | message 8 | mes--> sage 7 --> the worker that holds the lock
                ^                            ^
                written                      read
 
 Messages are numbered in the order in which they are written.  A worker's record holds the
-number of its message; the task pipe holds the task of each message, and its position among all
-bytes that have been written.  So if a worker dies while it reads, the parent can remove the
-rest of its message, and the next worker finds the beginning of a message.
+number of the message that the worker reads, and the task pipe holds the task and position of
+each message.  So if a worker dies while it reads a message, the parent can remove the rest of
+that message, and the next worker starts to read at the beginning of a message.
 """
 
 import collections
@@ -35,34 +35,30 @@ if TYPE_CHECKING:
 
     from .._shared.record import Record, Records
 
-# Time, in seconds, after which a lock that no record claims is attributed to the dead worker.
-# Between acquiring the lock and recording that, a worker needs 100 nanoseconds.
+# Seconds after which a lock that no record claims is attributed to the dead worker.  A living
+# worker needs 100 nanoseconds to record that it has acquired the lock.
 _CLAIM_TIMEOUT = 1.0
 
-# Time, in seconds, after which a blocked sender looks whether the pipe has been closed.
-_SEND_INTERVAL = 0.1
+_SEND_INTERVAL = 0.1  # seconds after which a blocked send() checks whether the pipe was closed
 
-# Messages from this size are not copied to be written together with their headers.
+# Size, in bytes, from which a message is written separately from its header, to save a copy.
 _LARGE = 16384
 
-# As select.poll() may be missing (eventlet removes it).  Neither needs a descriptor.
+# Either selector works without a descriptor of its own.  eventlet removes select.poll().
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
-# A message in the pipe: its task (job is None for a message that makes a worker exit), its
-# first byte and the byte after its last, counted from the first message, and its header's size.
+# A message that was sent: job and index of its task (job is None for a message that makes a
+# worker exit), its start and end among all bytes sent, and the size of its header.
 _Sent = collections.namedtuple("_Sent", "job index start end header_size")
 
 
 class TaskPipe:
-    """Task pipe of a pool: the messages in it, and its lock.
+    """Task pipe of a pool: the messages in it, and the lock that a worker holds to read one.
 
-    The task handler sends; the worker handler recovers; the result handler removes messages
-    whose tasks have a result.  The thread that terminates the pool stops, drains and closes the
-    pipe.  ``_mutex`` guards writing and the positions and numbers of messages.  It is reentrant
+    The task handler calls :meth:`send`, the worker handler :meth:`recover`, and the result
+    handler :meth:`pop`; the thread that terminates the pool calls the methods for termination.
+    ``_mutex`` guards writing and the positions and numbers of messages.  It is reentrant
     because the garbage collector may terminate the pool in a thread that holds it.
-
-    The lock of the pipe is shared with the workers.  The parent holds it only while it recovers
-    the lock of a worker that has died.
 
     :param queue: the pool's ``_inqueue``
     """
@@ -73,14 +69,14 @@ class TaskPipe:
         self._mutex = threading.RLock()
         self._last_number = 0
         self._written = 0  # bytes written so far
-        self._end = 0  # of the last message; greater than _written while that is being written
-        self._is_stopping = False  # no other message is written
+        self._end = 0  # of the last message; greater than _written while the message is incomplete
+        self._is_stopping = False  # no more messages are accepted
         self._is_closed = False  # nothing is written, not even the rest of a message
 
     # -- Sending -----------------------------------------------------------------------
 
     def send(self, job: "Any", index: int, message: "Any") -> bool:
-        """Write a message to the pipe, and return whether the pipe accepts messages.
+        """Write a message to the pipe; return False if the pipe does not accept messages.
 
         :param job: number of the job, or None for a message that makes a worker exit
         :param index: of the task in the job
@@ -95,29 +91,29 @@ class TaskPipe:
         return number
 
     def pop(self, number: int) -> "Optional[Tuple[int, int]]":
-        """Return the job and index of the task of a message; None if it has a result already."""
+        """Return the job and index of a message's task, and forget them; None if it has none."""
         sent = self._in_flight.pop(number, None)
         return None if sent is None or sent.job is None else sent[:2]
 
     def in_flight(self) -> "List[int]":
-        """Return the numbers of the messages whose tasks have no result yet."""
+        """Return the numbers of the messages that :meth:`pop` has not been called with."""
         return list(self._in_flight)
 
     # -- Recovery after the death of a worker --------------------------------------------
 
     def recover(self, record: "Record", states: "Callable[[], List[int]]") -> bool:
-        """Release the lock if a dead worker holds it, and remove the rest of its message.
+        """Release the lock if a dead worker holds it, and remove what it had left to read.
 
         :param record: record of the dead worker, in state WAITING, READING or HOLDING
-        :param states: returns the states of the other workers
-        :returns: whether the worker has received a message
+        :param states: function that returns the states of the other workers
+        :returns: whether the worker had received a message, at least in part
         """
         state, number = record.read()
         deadline = time.monotonic() + _CLAIM_TIMEOUT
         while state != READING and not self._lock.acquire(False):
-            # The worker died before it could record that it held the lock, or after it had
-            # released the lock, or another worker holds it.  A worker in state READING
-            # certainly does.  In state HOLDING it may have released the lock already.
+            # Either another worker holds the lock, or the dead worker does: it may have died
+            # before it recorded that it held the lock (WAITING) or before it released the lock
+            # (HOLDING).  Only the state READING proves that a worker holds the lock.
             if READING in states():
                 return state == HOLDING
             if time.monotonic() > deadline:
@@ -126,14 +122,14 @@ class TaskPipe:
         # Now either this process or the dead worker holds the lock.
         has_message = self._remove_rest(number) if state == READING else state == HOLDING
         if has_message:
-            # Race: the worker may have counted the message, and others theirs since.
+            # The worker may have counted its message before it died, and others theirs since.
             integers = record.records.integers
             integers[MESSAGES_READ] = max(integers[MESSAGES_READ], number)
         self._lock.release()
         return has_message
 
     def _remove_rest(self, number: int) -> bool:
-        """Remove what is left of a message, and return whether any of it had been read."""
+        """Remove the unread part of a message, and return whether it had been read in part."""
         with self._mutex:
             sent = self._in_flight.get(number)
             position = self._written - self._unread()
@@ -149,26 +145,24 @@ class TaskPipe:
     def _remove_from(self, position: int, number: int, sent: _Sent) -> None:
         raise NotImplementedError
 
-    # -- The end of the pool ---------------------------------------------------------------
+    # -- Termination -----------------------------------------------------------------------
 
     def stop_workers(self, records: "Records") -> None:
-        """Make each worker exit instead of receiving another task, and accept no messages.
+        """Accept no more messages, and make each worker exit instead of reading another.
 
-        A message that is being written is still completed if a worker reads it.
-
-        :param records: the records of the pool's workers
+        If a worker is reading a message that is being written, :meth:`send` completes it.
         """
         with self._mutex:
             self._is_stopping = True
             records.integers[STOPPING] = 1
 
     def release_abandoned_lock(self, states: "Callable[[], List[int]]") -> None:
-        """Release the lock if a worker that has died holds it, in a pool that is ending.
+        """Release the lock if a dead worker holds it, after :meth:`stop_workers`.
 
-        Workers that wait for the lock exit when they get it.  This matters for a worker that
-        handles SIGTERM in Python: the handler cannot run before acquire() returns.
+        The workers that wait for the lock acquire it and exit.  SIGTERM may not suffice for that:
+        a handler written in Python cannot run before ``acquire()`` has returned.
 
-        :param states: returns the states of the workers that are alive
+        :param states: function that returns the states of the workers that are alive
         """
         for _ in range(2):
             current = states()
@@ -176,7 +170,7 @@ class TaskPipe:
                 return
             if self._lock.acquire(False):
                 break
-            time.sleep(0.001)  # a worker that has just acquired the lock records it meanwhile
+            time.sleep(0.001)  # race: a worker that has just acquired the lock records that
         with contextlib.suppress(ValueError):  # race: the worker has just released the lock
             self._lock.release()
 
@@ -186,14 +180,14 @@ class TaskPipe:
             self._is_stopping = self._is_closed = True
 
     def close_in_child(self) -> None:
-        """Close the writing end in a process that was forked, such as a worker of another pool.
+        """Close the writing end in a forked child, such as a worker of another pool.
 
-        Otherwise the workers would not see the end of the pipe when the parent has exited.
+        Otherwise the workers would not reach the end of the pipe after the parent has exited.
         """
         self._writer.close()
 
     def drain(self) -> None:
-        """Remove what no worker will read."""
+        """Remove everything from the pipe, after the workers have exited."""
         while self._reader.poll():
             self._remove_some()
 
@@ -201,15 +195,15 @@ class TaskPipe:
         raise NotImplementedError
 
     def unblock_sender(self) -> None:
-        """Let :meth:`send` return, in a pipe that is closed, when no worker is left."""
+        """Make :meth:`send` return, after :meth:`close` and when all workers have exited."""
 
 
 class PosixTaskPipe(TaskPipe):
-    """Stream of bytes, in which each message has a header and may be incomplete."""
+    """Task pipe on POSIX: a stream of bytes, in which a message may be incomplete."""
 
     def __init__(self, queue: "Any") -> None:
         super().__init__(queue)
-        self._abandoned = 0  # number of a message that is not to be completed
+        self._abandoned = 0  # number of a message that send() must not complete
         self._writer_fd = self._writer.fileno()
         os.set_blocking(self._writer_fd, False)
         self._writable = _Selector()
@@ -217,10 +211,9 @@ class PosixTaskPipe(TaskPipe):
 
     def send(self, job: "Any", index: int, message: "Any") -> bool:
         size = len(message)
-        data = head = header(size)
+        head = header(size)
         is_large = size >= _LARGE
-        if not is_large:
-            data += message
+        data = head if is_large else head + message
         with self._mutex:
             if self._is_stopping:
                 return False
@@ -231,12 +224,12 @@ class PosixTaskPipe(TaskPipe):
         if is_large:
             self._write(number, memoryview(message))
         if self._is_stopping:
-            # stop_workers() cannot write its message while another one is incomplete.
+            # stop_workers() could not write the sentinel while this message was incomplete.
             self._write_sentinel()
         return True
 
     def _write(self, number: int, view: memoryview) -> None:
-        """Write the rest of a message, unless it is abandoned or the pipe closed meanwhile."""
+        """Write the rest of a message, until it is abandoned or the pipe is closed."""
         while view:
             with self._mutex:
                 if self._is_closed or self._abandoned == number:
@@ -247,7 +240,7 @@ class PosixTaskPipe(TaskPipe):
                 self._writable.select(_SEND_INTERVAL)
 
     def _write_some(self, data: "Any") -> int:
-        """Write as much as there is room for, and return the number of bytes."""
+        """Write as many bytes as the pipe has room for, and return their number."""
         try:
             written = os.write(self._writer_fd, data)
         except BlockingIOError:
@@ -261,18 +254,17 @@ class PosixTaskPipe(TaskPipe):
 
     def close(self) -> None:
         super().close()
-        self._writable.close()  # selectors are cyclic garbage unless they are closed
+        self._writable.close()  # breaks the reference cycle of a selector
 
     def _write_sentinel(self) -> None:
-        """Let the worker that is blocked in reading from the empty pipe exit."""
+        """Make a worker that is waiting for a message in the empty pipe exit."""
         self._write_message(None, 0, pickle.dumps(None))
 
     def _write_message(self, job: "Any", index: int, message: bytes) -> bool:
         """Write a small message without blocking, and return whether that was possible."""
         message = header(len(message)) + message
         with self._mutex:
-            is_between_messages = self._end == self._written and not self._is_closed
-            if not is_between_messages or len(message) > select.PIPE_BUF:
+            if self._is_closed or self._end != self._written or len(message) > select.PIPE_BUF:
                 return False
             start = self._written
             if not self._write_some(message):
@@ -283,9 +275,9 @@ class PosixTaskPipe(TaskPipe):
             return True
 
     def _unread(self) -> int:
-        size = struct.Struct("i")
-        buffer = fcntl.ioctl(self._reader.fileno(), termios.FIONREAD, bytes(size.size))
-        return size.unpack(buffer)[0]  # type: ignore[no-any-return]
+        buffer = bytes(struct.calcsize("i"))
+        buffer = fcntl.ioctl(self._reader.fileno(), termios.FIONREAD, buffer)
+        return struct.unpack("i", buffer)[0]  # type: ignore[no-any-return]
 
     def _remove_from(self, position: int, number: int, sent: _Sent) -> None:
         if sent.end > self._written:
@@ -296,16 +288,11 @@ class PosixTaskPipe(TaskPipe):
         rest = bytearray()
         while position + len(rest) < end:
             rest += os.read(self._reader.fileno(), min(end - position - len(rest), 65536))
-        is_only_header_read = position - sent.start == sent.header_size
-        is_complete = end == sent.end
-        # A worker that was killed while it waited may have read the header, which arrives
-        # first.  Its task had not started, so it is requeued, behind all others.
+        # A worker that was killed while it waited for a message may have read only the header.
+        # The task had not started then: requeue it, behind all others.
+        is_whole_body = position == sent.start + sent.header_size and end == sent.end
         is_task = sent.job is not None and not self._is_stopping
-        if is_only_header_read and is_complete and is_task:
-            self._requeue(number, sent, bytes(rest))
-
-    def _requeue(self, number: int, sent: _Sent, message: bytes) -> None:
-        if self._write_message(sent.job, sent.index, message):
+        if is_whole_body and is_task and self._write_message(sent.job, sent.index, bytes(rest)):
             del self._in_flight[number]
 
     def _remove_some(self) -> None:
@@ -313,11 +300,11 @@ class PosixTaskPipe(TaskPipe):
 
 
 class WindowsTaskPipe(TaskPipe):
-    """Sequence of messages, each of which is in the pipe completely or not at all."""
+    """Task pipe on Windows: each message is in the pipe completely or not at all."""
 
     def __init__(self, queue: "Any") -> None:
         super().__init__(queue)
-        self._operation: "Any" = None  # the write that the sender waits for
+        self._operation: "Any" = None  # the write that send() waits for
 
     def send(self, job: "Any", index: int, message: "Any") -> bool:
         with self._mutex:
@@ -329,14 +316,13 @@ class WindowsTaskPipe(TaskPipe):
                     self._writer.fileno(), message, overlapped=True
                 )
             except BaseException:
-                # For example, a message of 2 GiB.  It was not written, so its number must
-                # belong to the next message.
+                # The message was not written, for example one of 2 GiB: reuse its number.
                 del self._in_flight[number]
                 self._last_number -= 1
                 self._end = self._written
                 raise
             self._written = self._end
-        # The message is in the pipe even if the pipe is full.  Wait until it has been read.
+        # The message is in the pipe even if the pipe is full.  Wait until a worker has read it.
         try:
             self._operation.GetOverlappedResult(True)
         finally:
@@ -360,5 +346,5 @@ class WindowsTaskPipe(TaskPipe):
 
 
 def task_pipe(queue: "Any") -> TaskPipe:
-    """Return the task pipe of this operating system for a pool's ``_inqueue``."""
+    """Return a pool's task pipe, made from its ``_inqueue``."""
     return PosixTaskPipe(queue) if os.name == "posix" else WindowsTaskPipe(queue)

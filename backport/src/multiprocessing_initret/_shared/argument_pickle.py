@@ -1,4 +1,4 @@
-"""The pickle of a pool's initializer and arguments, as the parent makes it once."""
+"""The pickle of a pool's initializer and initargs, which the parent makes once."""
 
 import copyreg
 import functools
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     import pickle
     from typing import Any, Dict, List, Sequence, Set, Tuple
 
-# Which processes can unpickle an object, and everything that it contains, without running
-# code of the user's.
-_ANYWHERE = 0  # any process: built-in types
-_WHERE_IMPORTED = 1  # each process that has imported the classes: other plain data
-_NOWHERE = 2  # none: anything else
+# Levels of an object: which processes can unpickle it, with everything that it contains, without
+# running user code.
+_ANYWHERE = 0  # all processes: instances of built-in types
+_WHERE_IMPORTED = 1  # processes that have imported the classes: other plain data
+_NOWHERE = 2  # no process: all other objects
 
-# How objects of a class are pickled.
+# How instances of a class are pickled.
 _AS_PLAIN_DATA, _AS_GLOBAL, _INTO_STREAM, _INTO_STREAM_IF_POSSIBLE, _APART = range(5)
 
-# Multiprocessing registers reducers for these too (its module managers for arrays), but their
-# pickles suit any process.
+# Classes that multiprocessing registers reducers for (in multiprocessing.managers for arrays),
+# although any process can load their pickles.
 _FOR_ANY_PROCESS = (
     types.MethodType,
     type(str.join),
@@ -38,16 +38,17 @@ _FOR_ANY_PROCESS = (
 
 
 class ArgumentPickle:
-    """The pickle of some objects, in memory that processes can receive.
+    """Pickle of a sequence of objects, in memory that processes can receive.
 
-    The memory contains the streams, one for each object, then the out-of-band buffers, then
-    an index of where each of these parts ends.  One pickler writes all streams: an object
-    that occurs in two places is one object again when it is unpickled.  So the streams of
-    plain data come first, because a template loads these and no others.
+    The memory contains the streams, one for each object, then the out-of-band buffers, then an
+    index with the end of the last stream and of each buffer.  One pickler writes all streams, so
+    that an object contained in two of them is unpickled as one object.  A later stream may
+    therefore refer to an earlier one.  The streams of plain data come first, because a template
+    loads only these.
 
     Objects that only one process may receive (locks, queues, connections), or that are
     pickled differently while a process is being started (a manager's proxies), are pickled
-    apart, for each process.  The streams contain placeholders of them.
+    apart, for each process.  The streams contain placeholders for them.
 
     :param objects: the objects
     :param package: name of the package that starts the processes
@@ -58,8 +59,8 @@ class ArgumentPickle:
         while True:
             #: indexes of the objects, in the order of their streams
             self.order = sorted(range(len(objects)), key=levels.__getitem__)
-            #: for each object of plain data: where its stream ends, and the names of the
-            #: classes and functions that must be imported to load it
+            #: for each object of plain data: the end of its stream, and the modules and names
+            #: of the classes and functions that a process must have imported to load it
             self.plain: "List[Tuple[int, Set[Tuple[str, str]]]]" = []
             #: objects that are pickled for each process
             self.apart: "List[Any]" = []
@@ -91,7 +92,7 @@ class ArgumentPickle:
             finally:
                 levels[i] = pickler.level
             if pickler.level > pickler.highest_level:
-                raise _OrderChanged  # where a pickler of Python code has caught the first one
+                raise _OrderChanged  # a pickler written in Python has caught the first one
             if pickler.level < _NOWHERE:
                 self.plain.append((stream.tell(), pickler.needed))
         return stream, buffers
@@ -99,7 +100,7 @@ class ArgumentPickle:
     def _store(
         self, package: str, stream: io.BytesIO, buffers: "List[pickle.PickleBuffer]"
     ) -> "Tuple[Any, int]":
-        """Write all parts to memory, and return the memory and the offset of the index."""
+        """Write all parts to memory; return the memory and the offset of the index."""
         parts, ends, position = [], array("Q"), 0
         for part in [stream.getbuffer(), *(buffer.raw() for buffer in buffers)]:
             position = aligned(position)
@@ -112,12 +113,12 @@ class ArgumentPickle:
 
 
 class _OrderChanged(Exception):
-    """An object turned out not to be plain, so others must be pickled before it."""
+    """Raised if an object is less plain than assumed: others must be pickled before it."""
 
 
 @functools.lru_cache(maxsize=None)
 def _pickler_class(package: str) -> "Any":
-    """Return the class of picklers for a package; multiprocess uses the pickler of dill."""
+    """Return a subclass of the package's pickler class (multiprocess uses dill's)."""
     reduction = module(package, "reduction")
     registered = reduction.ForkingPickler._extra_reducers
     defaults = {
@@ -126,10 +127,12 @@ def _pickler_class(package: str) -> "Any":
     }
 
     class Pickler(reduction.pickle.Pickler):  # type: ignore[misc,name-defined]
-        level = highest_level = _NOWHERE  # of the object that is pickled
+        # Of the object that is being pickled: the level of what has been pickled of it so far,
+        # the highest level that keeps the order, and the names that must be imported to load it.
+        level = highest_level = _NOWHERE
         needed: "Set[Tuple[str, str]]"
 
-        # Not __init__(): PyPy's pickler is constructed by __new__().
+        # Not __init__(): the arguments of PyPy's pickler are those of __new__().
         def prepare(self, apart: "List[Any]") -> None:
             self.dispatch_table = {**copyreg.dispatch_table, **registered}
             self._apart = apart
@@ -152,8 +155,9 @@ def _pickler_class(package: str) -> "Any":
                 try:
                     return obj.__reduce_ex__(5)
                 except Exception:
-                    # It asserts that a process is being started, as a lock does.  Or it
-                    # cannot be pickled at all, and raises again where one is started.
+                    # The object may be one that only a process being started can receive,
+                    # such as a lock.  If it cannot be pickled at all, starting the process
+                    # raises the exception again.
                     pass
             self._apart.append(obj)
             return placeholder, (len(self._apart) - 1,)
@@ -176,7 +180,7 @@ def _pickler_class(package: str) -> "Any":
             return _INTO_STREAM
 
         def _require_global(self, obj: "Any") -> None:
-            """Note a class or function, which the stream refers to by its name."""
+            """Record that the stream refers to a class or function by its name."""
             if not is_plain_global(obj):
                 self._raise_level(_NOWHERE)
             elif obj.__module__ not in ALWAYS_IMPORTED:

@@ -1,4 +1,4 @@
-"""Unpickle what ``argument_pickle`` has pickled, in a worker or a template."""
+"""Unpickling of an ``ArgumentPickle``, in a worker or a template."""
 
 import functools
 import mmap
@@ -16,13 +16,13 @@ def aligned(position: int) -> int:
 
 
 def placeholder(number: int) -> "Any":
-    """Stand in a stream for an object that is pickled apart."""
+    """Placeholder, in a stream, for the object with this number among those pickled apart."""
     raise NotImplementedError("the Unpickler below replaces this function")
 
 
 @functools.lru_cache(maxsize=None)
 def _unpickler_class(package: str) -> "Any":
-    """Return the class of unpicklers for a package; multiprocess uses the unpickler of dill."""
+    """Return a subclass of the package's unpickler class (multiprocess uses dill's)."""
 
     class Unpickler(module(package, "reduction").pickle.Unpickler):  # type: ignore[misc]
         apart: "Sequence[Any]" = ()  # the objects that placeholders stand for
@@ -39,9 +39,9 @@ def _unpickler_class(package: str) -> "Any":
 
 
 def open_pickle(package: str, memory: "Any", index: int) -> "Tuple[Any, List[Any]]":
-    """Return an unpickler for the memory of a pickle, and a list for the objects it loads."""
+    """Return an unpickler for an ``ArgumentPickle``, and an empty list for what it loads."""
     file = memory.map(mmap.ACCESS_COPY)
-    # The objects that use these buffers keep the mapping.
+    # The mapping is never closed: unpickled objects use the buffers, and keep it alive.
     view, buffers, start = memoryview(file), [], 0
     for end in view[index:].cast("Q"):
         buffers.append(view[start:end])

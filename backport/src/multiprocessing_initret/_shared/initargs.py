@@ -1,4 +1,4 @@
-"""The initializer and initargs of a pool, which its workers share as far as they can."""
+"""The initializer and initargs of a pool, as the parent passes them to the workers."""
 
 import pickle
 
@@ -11,17 +11,18 @@ if TYPE_CHECKING:
 
     from .argument_pickle import ArgumentPickle
 
-# Before Python 3.8 there are no out-of-band buffers (PEP 574) and no reducer_override():
-# everything is pickled for each worker.
+# Whether initargs are pickled once for all workers.  Before Python 3.8, which added out-of-band
+# buffers (PEP 574) and reducer_override(), they are pickled for each worker.
 PICKLES_ONCE = pickle.HIGHEST_PROTOCOL >= 5
 
 
 class InitArgs:
     """The initializer and initargs of a pool, pickled once for all its workers.
 
-    A forked worker inherits the objects.  A non-forked one receives this object when it starts,
-    and not in any other way.  Out-of-band buffers (NumPy arrays, Arrow tables, data frames)
-    are then in memory once for all workers, until a worker writes to its own.
+    A forked worker inherits the objects.  A non-forked worker receives a pickled ``InitArgs``,
+    which can be pickled only while a worker is being started.  Out-of-band buffers (of NumPy
+    arrays, Arrow tables, data frames) are then in memory once for all workers, until a worker
+    writes to its own.
 
     :param objects: any objects that multiprocessing could pass to a process
     :param package: name of the package that starts the processes
@@ -35,19 +36,19 @@ class InitArgs:
     def load(self) -> "Tuple[Any, ...]":
         """Return the objects.
 
-        :raises Exception: if they cannot be unpickled, on each call
+        :raises Exception: if the objects cannot be unpickled.  The next call tries again.
         """
         objects: "Tuple[Any, ...]" = self._objects
         return objects
 
     def pickle(self) -> "ArgumentPickle":
-        """Return the pickle, which is made on the first call."""
+        """Return the pickle of the objects, which is made on the first call."""
         if self._pickle is None:
-            # Workers do not pickle, and so need not import this.
+            # Imported here because workers, which do not pickle, do not need it.
             from .argument_pickle import ArgumentPickle
 
-            # Objects that only the process could receive that is being started, if any,
-            # must not be in the pickle.
+            # Unless a process is being started, pickling an object that only one process can
+            # receive raises an exception.  So the pickle for all workers has no such object.
             context = module(self._package, "context")
             popen = context.get_spawning_popen()
             context.set_spawning_popen(None)
@@ -58,7 +59,7 @@ class InitArgs:
         return self._pickle
 
     def close(self) -> None:
-        """Release the objects and their memory.  No worker can be started any more."""
+        """Release the objects and their memory, when no more workers are started."""
         self._objects = self._pickle = None
 
     def __reduce__(self) -> "Tuple[Callable[..., ReceivedInitArgs], Tuple[Any, ...]]":
@@ -68,19 +69,26 @@ class InitArgs:
         if PICKLES_ONCE:
             made = self.pickle()
             apart, location = made.apart, (made.memory, made.index, made.order)
-        # A pickle within that of the process: the worker reports an error in unpickling
-        # these objects as it reports one in unpickling the others.
+        # A pickle within the pickle of the process, so that load() raises an error in unpickling
+        # these objects, as it does for those in memory.
         pickled = bytes(module(self._package, "reduction").ForkingPickler.dumps(apart))
         return ReceivedInitArgs, (self._package, pickled, *location)
 
 
-# In a template, and in its workers until they have received their InitArgs: the unpickler,
-# and the objects that the template has loaded.
+# The unpickler of a template, and the objects that it has loaded.  A worker that is forked from
+# the template moves them to its ReceivedInitArgs.
 _preloaded: "Optional[Tuple[Any, List[Any]]]" = None
 
 
 class ReceivedInitArgs(InitArgs):
-    """An :class:`InitArgs` in a non-forked worker."""
+    """An :class:`InitArgs` as a non-forked worker receives it.
+
+    :param package: name of the package that starts the processes
+    :param apart: pickle of the objects that are pickled for each process
+    :param memory: memory of the :class:`ArgumentPickle`, or None if all objects are apart
+    :param index: offset of the index in the memory
+    :param order: indexes of the objects, in the order of their streams
+    """
 
     def __init__(
         self,
@@ -105,8 +113,8 @@ class ReceivedInitArgs(InitArgs):
         return objects
 
     def _load_from_memory(self) -> "Tuple[Any, ...]":
-        # The unpickler of a template is kept.  It refers to everything that it has loaded,
-        # and releasing those objects would write to, and so copy, all their memory.
+        # Keep the unpickler of a template.  It refers to every object that it has loaded, and
+        # releasing these references would write to, and so copy, all memory of the objects.
         unpickler, objects = self._preloaded or open_pickle(
             self._package, self._memory, self._index
         )
@@ -115,7 +123,7 @@ class ReceivedInitArgs(InitArgs):
             while len(objects) < len(self._order):
                 objects.append(unpickler.load())
         except BaseException:
-            self._preloaded = None  # the unpickler has stopped inside an object
+            self._preloaded = None  # it cannot continue in the middle of an object
             raise
         finally:
             unpickler.apart = ()
@@ -132,9 +140,12 @@ def preload(
 ) -> bool:
     """Load plain data in a template, for the workers that are forked from it.
 
-    :param plain: see :class:`ArgumentPickle`
-    :param minimum: size of the streams, in bytes, that is worth a template
-    :returns: whether that much can be loaded without an import
+    :param package: name of the package that starts the processes
+    :param memory: memory of the :class:`ArgumentPickle`
+    :param index: offset of the index in the memory
+    :param plain: attribute of the :class:`ArgumentPickle`
+    :param minimum: size of the streams, in bytes, from which a template is worthwhile
+    :returns: whether streams of that size have been loaded, which is done without imports
     """
     from .plain_data import find_plain_global
 

@@ -1,4 +1,4 @@
-"""Anonymous memory that a process receives when it starts."""
+"""Shared memory without a name in the file system, which a process receives when it starts."""
 
 import mmap
 import os
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class PosixMemory:
-    """An anonymous file, which is freed when no process has it open or mapped any more.
+    """Memory in an anonymous file, which is freed when no process has it open or mapped.
 
     :param package: name of the package that starts the processes
-    :param parts: the contents, as pairs of an offset and a buffer, in order
+    :param parts: the contents: pairs of an offset and a buffer, in ascending order
     :param size: size in bytes
     """
 
@@ -30,7 +30,7 @@ class PosixMemory:
 
     def _own(self, package: str, fd: int, size: int) -> None:
         self._package, self._fd, self._size = package, fd, size
-        # Not at exit: handlers of atexit that run later may still start a worker.
+        # Do not close it at exit: atexit handlers that run later may still start a worker.
         self._finalizer = weakref.finalize(self, os.close, fd)
         self._finalizer.atexit = False
 
@@ -50,14 +50,14 @@ class PosixMemory:
 
 def _receive_posix(package: str, received: "Any", size: int) -> PosixMemory:
     fd = received.detach()
-    os.set_inheritable(fd, False)  # a program that the worker runs would keep the memory
+    os.set_inheritable(fd, False)  # a program that the worker executes must not keep it
     memory = PosixMemory.__new__(PosixMemory)
     memory._own(package, fd, size)
     return memory
 
 
 def _anonymous_file() -> int:
-    # Not shm_open(): /dev/shm is limited to 64 MB in a container.
+    # Not shm_open(): containers usually limit /dev/shm to 64 MB.
     try:
         return os.memfd_create("multiprocessing_initret")
     except (AttributeError, OSError):  # not Linux, or the system forbids it
@@ -68,7 +68,7 @@ def _anonymous_file() -> int:
 
 
 class WindowsMemory:
-    """A named mapping, which exists as long as a process maps it.
+    """Memory in a named mapping, which exists while at least one process has it mapped.
 
     The parameters are those of :class:`PosixMemory`.
     """
@@ -91,8 +91,8 @@ class WindowsMemory:
     def __reduce__(self) -> "Tuple[Callable[..., WindowsMemory], Tuple[Any, ...]]":
         context = module(self._package, "context")
         context.assert_spawning(self)
-        # The process may map the memory when its creator is gone, as an executor is whose
-        # futures alone are kept.
+        # The new process may map the memory after its owner was released (an executor that is
+        # only referred to by its futures): keep the mapping as long as the process object.
         popen = context.get_spawning_popen()
         popen.kept = [*getattr(popen, "kept", ()), self._mapping]
         return _receive_windows, (self._package, self._name, self._size)

@@ -1,9 +1,9 @@
-"""Which classes are plain data: unpickling their instances runs no code of the user's.
+"""Check whether classes are plain data: unpickling their instances runs no user code.
 
-A template (see ``_parent.template``) unpickles plain data only, and imports nothing for
-that.  Otherwise its workers would share whatever the code that unpickling runs has opened,
-connected or seeded.  The rule is about classes, so it costs one look-up for each class and
-not for each object.  The parent applies it when it pickles, and the template once more.
+A template (see ``_parent.template``) unpickles only plain data, and without imports.  Otherwise
+its workers would share the files, connections and random generators of the code that unpickling
+runs.  Classes are checked rather than objects, as there are fewer of them.  The parent checks
+the classes when it pickles, and the template checks them again when it unpickles.
 """
 
 import copyreg
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 #: Modules that every process has imported.
 ALWAYS_IMPORTED = frozenset({"builtins", "collections"})
 
-# Unpickling an instance of these runs the interpreter's own code only, although most of
-# these classes have a reduction of their own.
+# Classes whose instances are unpickled only by code of the interpreter or of NumPy, although most
+# of the classes have a reduction of their own.
 _CLASSES = {
     "array": {"array"},
     "builtins": {
@@ -49,7 +49,7 @@ _CLASSES = {
     "uuid": {"UUID"},
 }
 
-# Functions that the pickles of these classes call.
+# Functions that unpickling instances of these classes calls.
 _FUNCTIONS = {
     "array": {"_array_reconstructor"},
     "numpy._core.multiarray": {"_reconstruct", "scalar"},
@@ -58,11 +58,11 @@ _FUNCTIONS = {
 for _name in "multiarray", "numeric":  # before NumPy 2
     _FUNCTIONS["numpy.core." + _name] = _FUNCTIONS["numpy._core." + _name]
 
-# Bases whose own methods do not count as hooks.
+# Base classes whose methods run no user code, even if they have the name of a hook.
 _BASES = frozenset({bytes, complex, dict, float, int, list, object, str, tuple})
 
-# A class with one of these has no default reduction, or runs it while an instance is
-# pickled, unpickled or released.
+# A class that defines one of these attributes does not have the default reduction, or runs user
+# code while an instance is pickled, unpickled or released.
 _HOOKS = frozenset(
     {
         "__class__",
@@ -82,9 +82,9 @@ _HOOKS = frozenset(
 
 
 def is_plain_class(cls: type) -> bool:
-    """Return whether unpickling an instance of a class runs no code of the user's.
+    """Return whether unpickling an instance of a class runs no user code.
 
-    What the instance contains is not considered.
+    Objects that the instance contains are not considered.
     """
     reducer = copyreg.dispatch_table.get(cls)
     if reducer is not None and reducer is not getattr(copyreg, "pickle_complex", None):
@@ -102,10 +102,10 @@ def is_plain_global(obj: "Any") -> bool:
 def find_plain_global(module: str, name: str) -> "Any":
     """Return a class or function that a pickle of plain data may refer to.
 
-    It is found without importing a module, and without calling a module's or metaclass's
-    ``__getattr__``.
+    This imports nothing, and does not call ``__getattr__`` of a module or metaclass.
 
-    :raises pickle.UnpicklingError: if this process has not imported it, or it is not plain
+    :raises pickle.UnpicklingError: if this process has not imported the class or function, or if
+        it is not plain data
     """
     found: "Any" = sys.modules.get(module)
     for part in name.split("."):
@@ -117,13 +117,13 @@ def find_plain_global(module: str, name: str) -> "Any":
 
 
 def _namespace(module: str) -> "Dict[str, Any]":
-    """Return the names of an imported module; a lazy one would import on an attribute."""
+    """Return the namespace of an imported module; empty for a lazy one, which may import."""
     found = sys.modules.get(module)
     return vars(found) if type(found) is types.ModuleType else {}
 
 
 def _is_listed(obj: "Any", table: "Dict[str, Any]") -> bool:
-    # By identity: a class of the user's may have the same name.
+    # Compare identities: a class in user code may have the same name.
     return any(
         _namespace(module).get(name) is obj for module, names in table.items() for name in names
     )
@@ -138,7 +138,7 @@ def _is_of_numpy(cls: type) -> bool:
 
 def _has_default_reduction(cls: type) -> bool:
     if type(cls) not in (type, ABCMeta):
-        return False  # creating an instance may run code of the metaclass
+        return False  # creating an instance may call a method of the metaclass
     hooks = set(_HOOKS)
     if issubclass(cls, dict):
         hooks.add("__setitem__")
@@ -156,7 +156,7 @@ def _has_default_reduction(cls: type) -> bool:
                 return False
             if not isinstance(names.get("__dict__", vars(type)["__dict__"]), _Descriptor):
                 return False
-            # Unpickling sets slots as attributes: none may be hidden by a property.
+            # Unpickling sets slots as attributes, which would call a property of that name.
             if any(name in slots and not isinstance(names[name], _Member) for name in names):
                 return False
             slots.update(name for name in names if isinstance(names[name], _Member))
@@ -167,6 +167,6 @@ _Descriptor, _Member = types.GetSetDescriptorType, types.MemberDescriptorType
 
 
 def _is_namedtuple(cls: type) -> bool:
-    """Return whether a class is one that ``collections.namedtuple()`` has made."""
+    """Return whether a class was created by ``collections.namedtuple()``."""
     namespace = getattr(cls.__new__, "__globals__", {})
     return cls.__bases__ == (tuple,) and namespace.get("_tuple_new") is tuple.__new__
