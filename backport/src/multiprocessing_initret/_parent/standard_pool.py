@@ -118,7 +118,7 @@ def raise_if_missing(package: str, missing: "List[str]") -> None:
 
 @functools.lru_cache(maxsize=None)
 def check(package: str) -> None:
-    """Check that this interpreter has every private name and parameter we rely on.
+    """Check that this interpreter has every private name that this package relies on.
 
     :param package: ``multiprocessing`` or the name of a derivative
     :raises RuntimeError: if it does not, naming what is missing

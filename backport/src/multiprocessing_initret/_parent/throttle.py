@@ -58,7 +58,7 @@ class Throttle:
 
     def _has_room(self) -> bool:
         with self._lock:
-            # A pool that is closing sends the rest at once, because its results may never be consumed.
+            # A pool that is closing sends the rest at once: it may never be consumed.
             if self._room > 0 or not self._is_running():
                 self._room -= 1
                 return True
