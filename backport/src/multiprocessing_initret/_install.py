@@ -32,7 +32,7 @@ def _install_in_child(package: str) -> _InstalledInChildren:
     return _InstalledInChildren(package)
 
 
-# What a worker imports.  A fork server that imports it first saves each worker the time.
+# Modules that a worker imports.  If the fork server has imported them, workers start faster.
 _PRELOADED = ["multiprocessing_initret._shared.initargs", "multiprocessing_initret._worker.process"]
 
 
@@ -45,9 +45,9 @@ def _set_preloaded(package: str, is_preloaded: bool) -> None:
         server._preload_modules = others + _PRELOADED if is_preloaded else others
 
 
-# The program may have imported these two functions before it calls install(), and the second
-# may be bound to a context.  Therefore the functions themselves are changed: their code is
-# replaced, which runs with the globals of their own module.
+# The program may have imported Pool from multiprocessing, where it is a method bound to a context,
+# or from multiprocessing.dummy, before it calls install().  Therefore the code of these functions
+# is replaced by that of the two below, which runs with the globals of the original module.
 
 
 def _context_pool(
@@ -109,7 +109,7 @@ def is_installed(package: str = "multiprocessing") -> bool:
 
 
 def install(package: str = "multiprocessing") -> None:
-    """Let every pool of ``multiprocessing``, or of a derivative of it, accept ``expect_initret``.
+    """Make every pool of ``multiprocessing``, or of a derivative of it, accept ``expect_initret``.
 
     This changes the package for the whole process and for the processes that the package
     starts.  An application calls it once, at any time: objects that were imported before,

@@ -45,10 +45,10 @@ def _construct(
 ) -> None:
     """Construct a pool with expect_initret.
 
-    :param standard: the standard constructor of its class
-    :param package: the package of its class
+    :param standard: the standard constructor of the pool's class
+    :param package: the package of the pool's class
     """
-    # Imported here because workers import this module, and start later for each import.
+    # Imported here because workers import this module, and each import delays their start.
     from ._parent import standard_pool
     from ._parent.process_supervisor import MAX_WORKERS, ProcessSupervisor
     from ._parent.supervisor import Supervisor, ThreadSupervisor
@@ -75,7 +75,7 @@ def _construct(
     try:
         standard(pool, processes=processes, initializer=initializer, initargs=initargs, **kwargs)
     finally:
-        # The function refers to the pool, which would be garbage that refers to itself.
+        # Break the reference cycle: setup_queues() refers to the pool.
         vars(pool).pop("_setup_queues", None)
     for supervisor in supervisors:
         supervisor.constructed()
@@ -86,7 +86,7 @@ def constructor(cls: "Any") -> "Any":
     standard = cls.__init__
     package = cls.__module__.rpartition(".")[0]
 
-    # Not one function for both classes, because inspect.signature() is to show the parameters.
+    # A function for each class, so that inspect.signature() shows the parameters of the class.
     if cls.__name__ == "ThreadPool":
 
         def __init__(

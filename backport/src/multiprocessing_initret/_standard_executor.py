@@ -102,10 +102,10 @@ def _check(module: "Any", requirements: "_Requirements") -> None:
         for attribute in path.split("."):
             function = getattr(function, attribute, None)
         code: "Any" = getattr(function, "__code__", None)
-        if not hasattr(code, "co_names"):  # no function, or one that object has built in
+        if not hasattr(code, "co_names"):  # missing, or built in, such as object.__init__
             missing.append(path)
         else:
-            # An attribute of an instance is not there yet, but the function that sets it is.
+            # No instance exists yet: look for its attributes in the code that sets them.
             found = {*code.co_names, *code.co_varnames}
             missing += [f"{name} (in {path})" for name in names if name not in found]
     if missing:
@@ -129,7 +129,7 @@ def fail_unless_cancelled(future: "Any", error: BaseException) -> None:
 
 
 class ProcessPoolExecutor(_process.ProcessPoolExecutor):
-    """The standard ``ProcessPoolExecutor``, but its first reason for being broken is kept.
+    """Standard ``ProcessPoolExecutor`` that keeps the first reason why it is broken.
 
     It owns the result queue, which it passes to the workers.  ``_broken`` is set by the manager
     thread and read by submit() in any thread.  ``_shutdown_lock`` guards it: submit() holds the
@@ -149,7 +149,7 @@ class ProcessPoolExecutor(_process.ProcessPoolExecutor):
         """Release initargs.  Called when no worker will be started any more."""
         self._initargs: "Any" = ()
 
-    # The standard class sets this when it breaks, and submit() raises it.
+    # The standard class sets this attribute when the executor breaks; submit() raises it.
     @property
     def _broken(self) -> "Any":
         return vars(self)["_broken"]
@@ -218,7 +218,7 @@ class ManagerThread:
 
 
 class ThreadPoolExecutor(_thread.ThreadPoolExecutor):
-    """The standard ``ThreadPoolExecutor``, but the reason for being broken has a traceback.
+    """Standard ``ThreadPoolExecutor`` whose reason for being broken contains a traceback.
 
     ``_broken`` is set by a worker thread and read by submit() in any thread.
     ``_shutdown_lock`` guards it: submit() holds the lock from reading ``_broken`` until the
@@ -250,5 +250,5 @@ class ThreadPoolExecutor(_thread.ThreadPoolExecutor):
                 item = self._work_queue.get_nowait()
                 if item is not None:
                     fail_unless_cancelled(item.future, error_class(message))
-        # Put None back, which tells threads to end: shutdown() may have put it.
+        # shutdown() may have put None, which makes the threads end: put it back.
         self._work_queue.put(None)  # type: ignore[arg-type,unused-ignore]

@@ -51,14 +51,14 @@ def startup_failure_hint() -> str:
 
 
 def explain_unpicklable(error: BaseException) -> BaseException:
-    """Return the exception of a task that cannot be sent, with its cause if it is known.
+    """Return the exception of a task that cannot be pickled, and explain it if possible.
 
     A function of a main module that has been replaced cannot be pickled: runners such as
-    ``cProfile`` and :func:`runpy.run_path` restore their own when the program has ended,
+    ``cProfile`` and :func:`runpy.run_path` restore their own module when the program has ended,
     although its threads and its exit handlers continue.
     """
     text = str(error)
-    # The second is that of Python 3.14 and later.
+    # Python 3.14 changed the message from the first text to the second.
     is_missing = "on __main__ failed" in text or "not found as __main__." in text
     if not is_missing or "<lambda>" in text or "<locals>" in text:
         return error

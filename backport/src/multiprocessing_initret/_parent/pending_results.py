@@ -1,4 +1,4 @@
-"""The results that callers wait for, each of which is completed whatever happens."""
+"""Pending results of a pool, which are completed even if the pool breaks or is terminated."""
 
 import contextlib
 import functools
@@ -27,8 +27,8 @@ def pending_results_class(cache_class: "Any") -> "Any":
     class PendingResults(cache_class):  # type: ignore[misc]
         """Maps job numbers to results, as ``Pool._cache`` does.
 
-        Callers add results, the result handler completes and removes them, and whichever
-        thread terminates the pool fails the rest.  The operations of a dict are atomic, and
+        Callers add results, the result handler completes and removes them, and the thread
+        that breaks or terminates the pool fails the rest.  The operations of a dict are atomic, and
         need no lock.
 
         :param is_running: returns whether the pool accepts new tasks
@@ -82,7 +82,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
             :param error: the exception
             :param is_exiting: whether the interpreter is exiting.  Threads that wait for a
                 result are daemons then.  They are not woken, because they would print the
-                exception when the program has done nothing wrong.
+                exception although the program has done nothing wrong.
             """
             for job, result in list(self.items()):
                 if job not in self._in_callback:
@@ -92,7 +92,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
 
         def _fail(self, job: int, result: "Any", error: Exception) -> None:
             if is_iterator(result):
-                # First the items that have arrived, then the error, then the end.
+                # The iterator yields the items that have arrived, raises the error, and ends.
                 result._set(result._index, (False, error))
                 if job in self:
                     type(result)._set_length(result, result._index)
@@ -102,7 +102,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
                     result._set(0, (False, error))
                 except AttributeError:
                     # Race: another thread is still constructing the result.  If that thread
-                    # was interrupted (Ctrl-C), nobody can be waiting for the result.
+                    # was interrupted (Ctrl-C), no caller is waiting for the result.
                     if time.monotonic() > deadline:
                         del self[job]
                     time.sleep(0.001)

@@ -1,9 +1,9 @@
 """Supervisor of a pool of processes: it connects the parts below to the pool's three threads.
 
 The standard pool has one queue for the tasks of all workers and one for their results.  A
-worker that is killed takes its task with it, and may take the lock of a queue or half a
-message; all others wait then.  Here each worker has a record, which says what it is doing,
-and a pipe of its own for results:
+worker that is killed never finishes its task.  It may also hold the lock of a queue, or have
+written half a message; then all other workers hang.  Here each worker has a record, which
+holds the step it is at, and a result pipe of its own:
 
     parent                                                        worker
     ---------------------------------------------------------     ------------------------
@@ -46,20 +46,19 @@ from .standard_pool import is_iterator, raise_if_missing
 from .starter import Starter
 from .supervisor import Supervisor
 from .task_pipe import task_pipe
-from .worker_process import Vacancy
+from .worker_process import PlaceholderProcess
 from .workforce import Workforce
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: How many workers a pool may have; None if there is no limit.  Before Python 3.13 Windows
-#: waits for 63 handles at once.  With more workers, the worker handler of the standard pool
-#: ends with an exception, and close() hangs.
+#: Maximum number of workers of a pool; None if there is no limit.  On Windows before Python
+#: 3.13, connection.wait() accepts at most 63 handles.  With more workers, the worker handler of
+#: the standard pool ends with an exception, and close() hangs.
 MAX_WORKERS = 61 if os.name != "posix" and sys.version_info < (3, 13) else None
 
-# How many records there are beside those of the workers.  A program may increase the number
-# of workers of a running pool.
+# Number of additional records.  A program may increase the number of workers of a running pool.
 _SPARE_RECORDS = 1000
 
 
@@ -77,7 +76,8 @@ class ProcessSupervisor(Supervisor):
         self._pickler = module(package, "reduction").ForkingPickler
         self._wait = module(package, "connection").wait
         self._section = CriticalSection()
-        # A method would hold this object, and the parts would be garbage that refers to itself.
+        # A bound method would refer to this object.  The parts would then be in a reference
+        # cycle, and stay open until the garbage collector runs.
         self._log = functools.partial(log_warning, package)
         self._task_pipe = task_pipe(pool._inqueue)
         pipes = result_pipes(pool._outqueue, self._wait)
@@ -113,7 +113,7 @@ class ProcessSupervisor(Supervisor):
                 raise
             # An exception would end the worker handler.
             self._workforce.break_pool(f"{error!r} while a worker was created", error)
-            return Vacancy()
+            return PlaceholderProcess()
 
     def _create(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
         replaced, others = self._standard.bind_worker_args(args)
@@ -149,17 +149,20 @@ class ProcessSupervisor(Supervisor):
     # -- Task handler ----------------------------------------------------------------------
 
     def _send(self, task: "Any") -> None:
-        """Send a task, as the pool's ``_quick_put`` does; None if the pool is closed."""
+        """Send a task to the workers, in place of the pool's ``_quick_put``.
+
+        :param task: the task; None when the pool has been closed and all tasks have been sent
+        """
         try:
             if task is None:
-                self._dismiss_workers()
+                self._shut_down_workers()
             else:
                 self._send_task(*task)
         except BaseException as error:
             # An exception would end the task handler.
             self._workforce.break_pool(f"{error!r} in the task handler", error)
             if task is not None:
-                self._collector.fail(*task[:2], self._workforce.broken_error())
+                self._collector.fail(task[0], task[1], self._workforce.broken_error())
         if self._collector.has_ended:
             self._results.fail_all(self._workforce.broken_error())
 
@@ -176,9 +179,10 @@ class ProcessSupervisor(Supervisor):
             if not is_sent and self._workforce.broken:
                 self._collector.fail(job, index, self._workforce.broken_error())
                 if is_iterator(self._results.get(job)):
-                    time.sleep(0.001)  # its iterable may be endless
+                    time.sleep(0.001)  # do not busy-loop: the iterable may be endless
 
-    def _dismiss_workers(self) -> None:
+    def _shut_down_workers(self) -> None:
+        """Send each worker a sentinel, and wait until all workers have exited."""
         for _ in self._workforce.workers:
             self._task_pipe.send(None, 0, self._pickler.dumps(None))
         self._workforce.wait_for_exit()
@@ -197,20 +201,20 @@ class ProcessSupervisor(Supervisor):
         self._collector.is_stopped = True
 
     def _discard_tasks(self, pool: "Any") -> None:
-        # The standard function reads whole messages from the pipe, where half of one may be.
+        # The standard _help_stuff_finish() would hang on half a message in the pipe.
         self._task_pipe.drain()
 
     def _release(self, pool: "Any") -> None:
         self._template.close()
         super()._release(pool)
         if not pool.result_handler.is_alive():
-            # Otherwise they would stay, with all that is open, until garbage is collected.
+            # Close the pipes now, not when the garbage collector runs.
             self._collector.close()
             self._workforce.workers.clear()
 
 
 def _break_pool(weak_supervisor: "Any", error: BaseException) -> None:
-    """Break the pool after an unexpected exception in the result handler, which calls this."""
+    """Break the pool.  Called by the result handler after an unexpected exception."""
     supervisor = weak_supervisor()
     if supervisor is None:
         return
@@ -218,6 +222,6 @@ def _break_pool(weak_supervisor: "Any", error: BaseException) -> None:
     try:
         workforce.break_pool(f"{error!r} in the result handler", error)
     finally:
-        # The task whose result was received is not in flight any more, and other tasks have
-        # not been sent.
+        # break_pool() fails the tasks in flight.  The task whose result was just received is
+        # not in flight any more, and others have not been sent yet.
         supervisor._results.fail_all(workforce.broken_error())

@@ -1,4 +1,4 @@
-"""What happens to a worker that has exited: its lock, its messages and its task."""
+"""Recover the lock, the messages and the task of a worker that has exited."""
 
 import os
 import select
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from .task_pipe import TaskPipe
     from .worker_process import WorkerProcess
 
-# Time, in seconds, in which the system closes the pipe of a process that it has killed.
+# Time, in seconds, to wait for the system to close the pipe of a process that was killed.
 _HANGUP_TIMEOUT = 1.0
 
-# How many workers in a row may be killed before they run any code of ours.  Random kills
-# rarely hit many starting workers in a row; an out-of-memory killer does.
+# How many workers in a row may be killed before they run any code of this package.  Random
+# kills rarely hit many starting workers in a row; an out-of-memory killer does.
 _MAX_KILLED_AT_START = 100
 
-# How many generations of workers, each started for the one before, may exit before they run
-# any code of ours.  Ctrl-C interrupts all workers that are starting, and may be repeated.
+# How many generations of workers, each a replacement for the one before, may exit before they
+# run any code of this package.  Ctrl-C interrupts all workers that are starting, and may be
+# repeated.
 _MAX_GENERATIONS = 3
 
 
@@ -43,10 +44,10 @@ class Reaper:
     It owns these counts, and the list of the workers that have been started and have not been
     reaped.  Its caller holds the lock of the workforce.
 
-    :param size: returns how many workers the pool is to have
+    :param size: returns how many workers the pool should have
     :param records: the records of the workers
     :param tasks: the pipe that workers read tasks from
-    :param collector: receives their results
+    :param collector: receives the results of the workers
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Reaper:
         self._collector = collector
         self._has_exited_initializing = False
         self._exited_at_start = 0  # how many workers in a row
-        #: how many generations of workers have exited at once, each started for the one before
+        #: how many generations of workers in a row have exited while they were starting
         self.generation = 0
 
     def is_lazy(self, record: "Record") -> bool:
@@ -80,7 +81,7 @@ class Reaper:
 
         :param exited: workers that have exited
         :param is_broken: whether the tasks of the pool have failed already
-        :returns: why the pool is to break; empty if it is not
+        :returns: why the pool must break; empty if it need not
         """
         reason = ""
         # A worker that exited while reading certainly holds the lock of the pipe.
@@ -112,13 +113,16 @@ class Reaper:
         return state
 
     def _count_exit_at_start(self, worker: "WorkerProcess") -> str:
-        """Return why the pool is to break, if too many workers in a row exited at once."""
+        """Count a worker that exited while it was starting.
+
+        :returns: why the pool must break; empty if it need not
+        """
         self._exited_at_start += 1
         self.generation = max(self.generation, worker.generation + 1)
         was_killed = worker.exitcode is not None and worker.exitcode < 0
-        enough = _MAX_KILLED_AT_START if was_killed else self._size()
+        limit = _MAX_KILLED_AT_START if was_killed else self._size()
         is_any_healthy = any(state != STARTING for state in self.states())
-        if self._exited_at_start < enough or self.generation < _MAX_GENERATIONS or is_any_healthy:
+        if self._exited_at_start < limit or self.generation < _MAX_GENERATIONS or is_any_healthy:
             return ""
         return (
             f"{self._exited_at_start} workers in a row exited while they were starting; the "

@@ -16,8 +16,8 @@ private, and differ between versions of Python:
     Pool._terminate_pool             2.6         one more parameter in 3.8 and in 3.16
     all others in _REQUIRED          3.2
 
-Nothing is bound by position or by the number of arguments.  ``check()`` compares the
-interpreter with this table before the first pool is made.
+Arguments are bound by name, never by position or number.  ``check()`` compares the
+interpreter with _REQUIRED before the first pool is created.
 """
 
 import functools
@@ -102,10 +102,7 @@ def _missing(namespace: "Any", required: "Mapping[str, Tuple[str, ...]]") -> "It
 
 
 def prepare(pool: "Any") -> None:
-    """Prepare a pool for an exception before its standard constructor has run.
-
-    Since Python 3.8, ``__del__()`` reads this attribute.
-    """
+    """Set ``_state``, which ``__del__()`` reads (since 3.8) even if the constructor fails."""
     pool._state = None
 
 
@@ -121,7 +118,7 @@ def raise_if_missing(package: str, missing: "List[str]") -> None:
 
 @functools.lru_cache(maxsize=None)
 def check(package: str) -> None:
-    """Check that this interpreter has every private name and parameter we rely on.
+    """Check that this interpreter has every private name that this package relies on.
 
     :param package: ``multiprocessing`` or the name of a derivative
     :raises RuntimeError: if it does not, naming what is missing
@@ -141,8 +138,8 @@ def check(package: str) -> None:
 class StandardPool:
     """The private attributes of one pool.
 
-    The pool's threads hold this object, and therefore it must not hold the pool: the pool is
-    terminated as soon as nothing else refers to it.
+    The pool's threads refer to this object.  Therefore it must not refer to the pool, which is
+    terminated as soon as nothing refers to it.
 
     :param pool: a pool whose constructor is running
     :param package: the package of the pool
@@ -159,7 +156,7 @@ class StandardPool:
         """Replace methods by functions, as attributes of the pool."""
         for name, function in functions.items():
             method = getattr(pool, name)
-            # A method of the instance would hold the pool; functions and class methods do not.
+            # A bound method would refer to the pool; functions and class methods do not.
             is_bound = isinstance(method, types.MethodType) and method.__self__ is pool
             self._replaced[name] = weakref.WeakMethod(method) if is_bound else _returning(method)
             setattr(pool, name, function)
@@ -178,8 +175,8 @@ class StandardPool:
         kwargs = {}
         if hasattr(pool, "_change_notifier"):  # since Python 3.8
             kwargs["notifier"] = types.SimpleNamespace(put=self._notifier(pool._change_notifier))
-            # The result pipe of the standard pool is not for the worker handler: it would
-            # wake up again and again while a callback runs.
+            # The worker handler must not wait for the result pipe, too: it would wake up again
+            # and again while a callback runs.
             results = getattr(pool._outqueue, "_reader", None)
             sentinels = [item for item in pool._get_sentinels() if item is not results]
             pool._get_sentinels = lambda: sentinels
@@ -206,12 +203,12 @@ class StandardPool:
         return pool is not None and pool._state == self.module.RUN
 
     def size(self) -> int:
-        """Return how many workers the pool is to have, which a program may change."""
+        """Return how many workers the pool should have; a program may change this number."""
         pool: "Any" = self._weak_pool()
         return 0 if pool is None else int(pool._processes)
 
     def needs_workers(self) -> bool:
-        """Return whether the worker handler is to start replacements."""
+        """Return whether the worker handler should start replacements."""
         pool: "Any" = self._weak_pool()
         if pool is None or not hasattr(pool, "_worker_handler"):
             return pool is not None
@@ -229,7 +226,7 @@ class StandardPool:
         pool._taskqueue_buffersize_semaphores.discard(semaphore)
         pool._taskqueue_buffersize_semaphores.add(throttle)
         result._buffersize_sema = throttle
-        # The task handler sets the length when it has sent the first tasks.
+        # The task handler would set the length after the first tasks; the throttle sets it.
         result._set_length = _ignore
         return throttle
 
@@ -243,7 +240,7 @@ class StandardPool:
             pool.change_notifier.put(None)
         for throttle in list(getattr(pool, "taskqueue_buffersize_semaphores", ())):
             throttle.release()
-        # Otherwise it would start replacements.
+        # A running worker handler would start replacements.
         if threading.current_thread() is not pool.worker_handler:
             pool.worker_handler.join()
 
@@ -313,7 +310,7 @@ def has_standard_queues(pool: "Any", package: str) -> bool:
     has_standard_method = type(pool)._setup_queues is module(package, "pool").Pool._setup_queues
     has_standard_context = isinstance(pool._ctx, module(package, "context").BaseContext)
     if not is_standard and has_standard_method and has_standard_context:
-        raise_if_missing(package, ["queues that it knows"])
+        raise_if_missing(package, ["queues of a known kind"])
     return is_standard
 
 
@@ -338,7 +335,7 @@ def _ignore(length: int) -> None:
 
 
 def silence_waiting_threads(result: "Any") -> None:
-    """Let threads that wait for a result continue to wait when it is completed."""
+    """Keep threads that wait for a result waiting when it is completed."""
     if is_iterator(result):
         result._cond = threading.Condition(threading.Lock())
     else:

@@ -1,4 +1,4 @@
-"""The start of a worker process: what it receives, and when it may be forked."""
+"""Start worker processes, and fork them only while no result is unpickled."""
 
 from .._shared.errors import WorkerLostError
 from .main_module import startup_failure_hint
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from .template import Template
     from .worker_process import WorkerProcess
 
-# Time, in seconds, after which a start that waits for the end of an unpickling looks whether
-# the pool still needs the worker.
+# Time, in seconds, between checks whether the pool still needs a worker whose start waits until
+# a result has been unpickled.
 _UNPICKLING_INTERVAL = 0.1
 
 
 class Starter:
     """Starts worker processes, each with a record and a result pipe of its own.
 
-    The worker handler calls it, and the constructor of the pool.
+    The worker handler and the constructor of the pool call it.
 
     :param ctx: the context of the pool
     :param standard: the private attributes of the pool
     :param records: the records of the workers
     :param template: the fork server of this pool, if one pays
-    :param reaper: knows how earlier workers exited
-    :param unpickling: a lock that is held while a result is unpickled, and no process may be
-        forked
+    :param reaper: counts how earlier workers exited
+    :param unpickling: a lock that is held while a result is unpickled, because no process may
+        be forked then
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Starter:
         self._unpickling = unpickling
 
     def start(self, worker: "WorkerProcess") -> bool:
-        """Start a worker, and return False if the pool has come to need none meanwhile.
+        """Start a worker and return True, or return False if the pool does not need it any more.
 
-        :raises Exception: what starting a process raises
+        :raises Exception: any exception of ``Process.start()``
         """
         channel = worker.channel
         worker.reader, channel.writer = self._ctx.Pipe(duplex=False)
@@ -74,8 +74,8 @@ class Starter:
         return is_started
 
     def _start_process(self, process: "Any") -> bool:
-        # The unpickling may wait for a module that a thread imports which terminates the pool,
-        # and so waits for this thread.
+        # Deadlock: the result handler may unpickle a result whose module is being imported by a
+        # thread that terminates the pool, and terminate() waits for the current thread.
         while not self._unpickling.acquire(True, _UNPICKLING_INTERVAL):
             if not self._standard.needs_workers():
                 return False
@@ -90,7 +90,7 @@ class Starter:
         self._template.close()
         if not isinstance(error, (ConnectionError, EOFError)):
             return error
-        # Since Python 3.13.1 a fork server imports the main module, and exits as a worker would.
+        # Since Python 3.13.1 a fork server imports the main module, and exits if that fails.
         lost = WorkerLostError(f"no worker could be started. {startup_failure_hint()}")
         lost.__cause__ = error
         return lost

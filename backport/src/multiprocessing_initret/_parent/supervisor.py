@@ -1,7 +1,7 @@
-"""What every pool with expect_initret needs, and what a ``ThreadPool`` needs in addition.
+"""Base class of the supervisors of pools with expect_initret, and that of a ``ThreadPool``.
 
-The pool's own three threads do the work.  They call the functions that a supervisor plugs
-into the pool:
+A supervisor plugs its own functions into a standard pool.  It starts no thread: the pool's
+three threads, and the callers of the pool, call these functions:
 
     thread           calls                                     defined here or in
     ---------------  ----------------------------------------  -----------------------------
@@ -12,7 +12,7 @@ into the pool:
     result handler   Pool._quick_get                           Collector, ResultPipes
     any thread       Pool._terminate_pool                      Supervisor.terminate
 
-Nothing here may hold the pool, which is terminated when nothing refers to it any more.
+A supervisor must not refer to its pool, which is terminated when nothing refers to it any more.
 """
 
 import functools
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # in an iterable.
 _ITERABLE_TIMEOUT = 1.0
 
-# The pools with expect_initret, and the processes that created them.
+# Maps each pool with expect_initret to the id of the process that created it.
 _pools: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
 
 
@@ -55,10 +55,10 @@ class _AbandonedThread:
 
 
 class Supervisor:
-    """Supervisor of a pool with queues of its own, and base class of the others.
+    """Supervisor of a pool whose queues are not the standard ones; base class of the others.
 
     It owns the pending results, and the initializer and its arguments as the workers receive
-    them.  The module's docstring says which thread calls which method.
+    them.  The module's docstring lists which thread calls which method.
 
     :param pool: a pool whose constructor has just created its queues
     :param package: the package of the pool
@@ -98,8 +98,8 @@ class Supervisor:
     def _prepare(self, replaced: "Any") -> InitArgs:
         """Return the initializer and its arguments, as the workers receive them.
 
-        The constructor of the pool creates the first worker, after it has set the
-        attributes that are read here.
+        They are created for the first worker: by then, the constructor of the pool has set
+        the attributes that are read here.
         """
         if self._initargs is None:
             self._initargs = InitArgs((replaced.initializer, *replaced.initargs), self._package)
@@ -117,8 +117,9 @@ class Supervisor:
         *args: "Any",
         **kwds: "Any",
     ) -> "Any":
-        # Race: another thread may close the pool while the standard method reads an iterable
-        # without a length.  The tasks would be added to a pool that has ended.
+        # Race: another thread may close the pool while an iterable without a length is read.
+        # The standard method checks that the pool is running before it reads the iterable, and
+        # would add tasks to a closed pool.
         if not hasattr(iterable, "__len__") and self._standard.is_running():
             iterable = list(iterable)
         # The standard method divides by the number of workers, which is 0 if all of them
@@ -172,7 +173,8 @@ class Supervisor:
             self._stop_workers(pool)
             args = self._wait_for_task_handler(pool, args)
             if not pool.result_handler.is_alive():
-                # The standard function asserts that nothing is pending then.
+                # If the result handler has ended, the standard function asserts that no
+                # result is pending.
                 self._fail_pending()
             self._standard.standard("_terminate_pool")(*args)
         except BaseException:
@@ -184,7 +186,7 @@ class Supervisor:
         self._release(pool)
 
     def _wait_for_task_handler(self, pool: "Any", args: "Tuple[Any, ...]") -> "Tuple[Any, ...]":
-        """Wait until the task handler has ended, or is known to be blocked in an iterable.
+        """Wait until the task handler has ended, or regard it as blocked in an iterable.
 
         :returns: the arguments for ``_terminate_pool()``, which must not wait for a blocked
             thread: that thread ends when its iterable returns
@@ -207,13 +209,13 @@ class Supervisor:
             )
 
     def _stop_workers(self, pool: "Any") -> None:
-        """Stop the workers, and do what the standard function needs to come to an end."""
+        """Stop the workers, and whatever else ``_terminate_pool()`` would hang on."""
 
     def _discard_tasks(self, pool: "Any") -> None:
-        """Remove tasks that no worker will run, for which the task handler may wait."""
+        """Remove tasks that no worker will run; they may block the task handler."""
 
     def _release(self, pool: "Any") -> None:
-        """Release what belonged to the workers, after the threads have ended."""
+        """Release the resources of the workers, after the threads have ended."""
         if self._initargs is not None:
             self._initargs.close()
 
@@ -232,7 +234,7 @@ def _refuse(pid: int, name: str, *args: "Any", **kwds: "Any") -> None:
 
 
 def _disown_pools() -> None:
-    """Let every method of the parent's pools raise an exception in a forked child.
+    """Make every method of the parent's pools raise an exception in a forked child.
 
     The threads of a pool are not forked with it, so its tasks would hang.
     """

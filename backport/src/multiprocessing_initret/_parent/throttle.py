@@ -1,6 +1,6 @@
 """Send the tasks of an ``imap(buffersize=...)`` without blocking the task handler.
 
-In Python 3.16 the task handler waits in the semaphore of such an iterator until its consumer
+In Python 3.16 the task handler blocks in the semaphore of such an iterator until its consumer
 has received a result.  Meanwhile it sends no task of any other call: a program that makes
 another call before it consumes the iterator hangs.  ``close()`` cancels the tasks that wait.
 """
@@ -58,7 +58,7 @@ class Throttle:
 
     def _has_room(self) -> bool:
         with self._lock:
-            # A pool that is closing sends the rest at once, because nobody may consume it.
+            # A pool that is closing sends the rest at once: it may never be consumed.
             if self._room > 0 or not self._is_running():
                 self._room -= 1
                 return True

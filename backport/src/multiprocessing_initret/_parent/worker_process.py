@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from .._shared.record import Record
     from .._worker.process import Channel
 
-# Time, in seconds, that another thread may need to store the exit code that it received.
+# Time, in seconds, to wait for another thread to store an exit code that it has received.
 _EXITCODE_TIMEOUT = 0.1
 
-#: Exit code of a process that has exited, although the system does not report how.
+#: Exit code of a process that has exited, if the system does not report how it exited.
 UNKNOWN_EXITCODE = 255
 
 
-class Vacancy:
-    """Takes the place of a worker in the pool's list when no worker is started any more."""
+class PlaceholderProcess:
+    """Stands in for a worker in the pool's list when no worker is started any more."""
 
     name = ""
     daemon = True
@@ -40,14 +40,14 @@ class Vacancy:
 
 
 class WorkerProcess:
-    """A worker process: the standard process object, and what its parent knows about it.
+    """A worker process: the standard process object, and its parent's data about it.
 
     The pool's list of workers holds it.  The worker handler starts and reaps it; the result
     handler reads from its result pipe.  Every attribute is written by one thread only.
 
     :param start: starts this worker, and returns whether the pool still needed it
     :param process: the standard process object, not started yet
-    :param channel: the argument of the process that is completed when it is started
+    :param channel: the argument of the process that is completed when the process is started
     """
 
     reader: "Any"  # the end of the result pipe that the parent reads from
@@ -59,13 +59,13 @@ class WorkerProcess:
         self.process = process
         self.channel = channel
         self.unread = MessageBuffer()
-        #: how many generations of workers that exited at once preceded this worker
+        #: how many generations of workers in a row had exited while starting before this one
         self.generation = 0
 
     def __getattr__(self, name: str) -> "Any":
         return getattr(self.process, name)
 
-    # The pool sets these two.
+    # The pool sets name and daemon, which __getattr__() does not cover.
 
     @property
     def name(self) -> str:
@@ -88,9 +88,9 @@ class WorkerProcess:
         return self.channel.record
 
     def start(self) -> None:
-        """Start the process, or become a vacancy if the pool needs no worker any more."""
+        """Start the process, or drop it if the pool does not need the worker any more."""
         if not self._start(self):
-            self.process = Vacancy()
+            self.process = PlaceholderProcess()
 
     @property
     def _is_child(self) -> bool:
@@ -98,11 +98,11 @@ class WorkerProcess:
         return getattr(self._popen, "method", "") in ("fork", "spawn")
 
     def watch_process(self) -> None:
-        """Let the sentinel of a process that has started refer to the process itself.
+        """Make the sentinel ready as soon as the process itself has exited.
 
         The standard sentinel is a pipe, which the children that the worker forks inherit: it
-        becomes ready when all of them have exited.  On Linux, since Python 3.9, a
-        descriptor of the process itself takes the place of the pipe.
+        becomes ready only when all of them have exited, too.  On Linux, since Python 3.9, a
+        descriptor of the process itself replaces the pipe.
         """
         if self._is_child and hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):  # no descriptors, or an old kernel
@@ -117,7 +117,7 @@ class WorkerProcess:
         code: "Optional[int]" = self.process.exitcode
         if code is None and os.name == "posix" and self.pid is not None and self._is_child:
             # If SIGCHLD is ignored, or the program waits for all children, the system does
-            # not report how a child exited, and multiprocessing takes it to be alive.
+            # not report how a child exited, and multiprocessing regards it as alive.
             try:
                 os.kill(self.pid, 0)
             except ProcessLookupError:
@@ -138,7 +138,7 @@ class WorkerProcess:
         return UNKNOWN_EXITCODE
 
     def kill(self) -> None:
-        """Kill the process if it ignores SIGTERM."""
+        """Kill the process.  On Windows, ``terminate()`` has done so."""
         if os.name == "posix" and self.exitcode is None:
             with contextlib.suppress(ProcessLookupError):  # race: it has just exited
                 os.kill(self.pid, signal.SIGKILL)

@@ -6,7 +6,7 @@ import time
 
 from .._shared.errors import WorkerLostError
 from .._worker.process import Channel
-from .worker_process import Vacancy, WorkerProcess
+from .worker_process import PlaceholderProcess, WorkerProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 #: Time, in seconds, after which a worker that ignores SIGTERM is killed.
 TERMINATION_TIMEOUT = 10.0
 
-# Time, in seconds, between two looks for workers that were killed while others are awaited.
+# Time, in seconds, between checks for killed workers while waiting for workers to exit.
 _REAP_INTERVAL = 0.1
 
-# Pauses, in seconds, before a worker that could not be started is started again.
+# Shortest and longest pause, in seconds, before another attempt to start a worker.
 _FIRST_PAUSE = 0.01
 _LAST_PAUSE = 1.0
 
@@ -34,15 +34,15 @@ class Workforce:
     """The worker processes of one pool.
 
     The worker handler starts and reaps workers.  When the pool is closed, the task handler
-    waits for them; any thread may terminate them.  ``_lock`` guards the list of workers, and
-    whether it may still change.
+    waits for them; any thread may terminate them.  ``_lock`` guards ``workers`` and
+    ``is_stopped``.
 
     :param standard: the private attributes of the pool
     :param section: a section in which the pool is not terminated by the garbage collector
-    :param starter: starts their processes
-    :param reaper: recovers what they held when they exited
+    :param starter: starts the processes of the workers
+    :param reaper: recovers what workers held when they exited
     :param tasks: the pipe that workers read tasks from
-    :param collector: receives their results
+    :param collector: receives the results of the workers
     :param wait: ``multiprocessing.connection.wait``
     :param log: logs a warning
     """
@@ -81,8 +81,8 @@ class Workforce:
     def close_in_child(self) -> None:
         """Close the parent's ends of all result pipes in a worker that has just been forked.
 
-        A worker that sends a result is to notice that the parent has died, which is the case
-        when no process has the other end of its pipe.
+        If the parent dies, a worker that sends a result must receive an error, which it does
+        only if no process has the parent's end of its pipe open.
         """
         for worker in [*self.workers, *self._starting]:
             worker.reader.close()
@@ -100,21 +100,22 @@ class Workforce:
     def create(self, make_process: "Callable[[Channel], Any]") -> "Any":
         """Return a worker that is not started yet.
 
-        :param make_process: makes the process, of the argument that is completed at its start
+        :param make_process: returns a process object for a channel, which is completed when
+            the process is started
         """
         self.reap()
         if self.broken or self.is_stopped:
-            return Vacancy()
+            return PlaceholderProcess()
         channel = Channel()
         return WorkerProcess(self.start, make_process(channel), channel)
 
     def start(self, worker: WorkerProcess) -> bool:
         """Start a worker, and return whether it has been started.
 
-        While other workers are alive it is attempted again and again, since a system that
-        has no process or descriptor to spare may have one a moment later.
+        A failed start is repeated while other workers are alive, because a lack of processes
+        or descriptors may be transient.
 
-        :raises Exception: what starting a process raises, in the constructor of the pool
+        :raises Exception: in the constructor of the pool, any exception of ``Process.start()``
         """
         try:
             if not self._try_to_start(worker):
@@ -142,8 +143,8 @@ class Workforce:
             return False
         finally:
             if notifier is not None:
-                # The worker handler is to look at the state of the pool, which may have
-                # changed since the notifier was emptied.
+                # _pause() has emptied the notifier.  Wake the worker handler, because the
+                # state of the pool may have changed.
                 notifier.put(None)
 
     def _can_start(self) -> bool:
@@ -176,7 +177,7 @@ class Workforce:
         self._collector.add_worker(worker, self.is_constructing())
 
     def _handle_failed_start(self, error: Exception) -> None:
-        """Log that a worker could not be started; break the pool if no other is alive."""
+        """Log that a worker could not be started; break the pool if no worker is alive."""
         reason = f"a worker could not be started: {error!r}"
         if not any(worker.exitcode is None for worker in self.workers):
             self.break_pool(reason, error)
@@ -210,18 +211,18 @@ class Workforce:
                 exited = [worker for worker in workers if worker.exitcode is not None]
                 reason = self._reaper.reap(exited, bool(self.broken))
         except Exception as error:
-            # Otherwise nothing would reap workers any more.
+            # An exception would end the thread, and nothing would reap workers any more.
             reason, cause = f"{error!r} while an exited worker was reaped", error
-            # wait_for_exit() waits until the list is empty.
+            # The list must become empty, or wait_for_exit() would hang.
             with self._lock:
                 self.workers[:] = [worker for worker in self.workers if worker.exitcode is None]
         if reason:
             self.break_pool(reason, cause)
 
-    # -- End, in any thread ------------------------------------------------------------------
+    # -- Break and terminate, in any thread ------------------------------------------------
 
     def break_pool(self, reason: str, cause: "Optional[BaseException]" = None) -> None:
-        """Fail all tasks, pending and later ones, with :exc:`WorkerLostError`.
+        """Break the pool: fail all tasks, pending and later ones, with :exc:`WorkerLostError`.
 
         :param reason: completes "the pool is broken: "
         :param cause: becomes the ``__cause__`` of the exceptions
@@ -242,7 +243,7 @@ class Workforce:
         self._tasks.unblock_sender()
 
     def broken_error(self) -> WorkerLostError:
-        """Return the exception of a task of a broken pool."""
+        """Return the exception that a task of the broken pool fails with."""
         error = WorkerLostError(self.broken)
         error.__cause__ = self._cause
         return error
@@ -251,9 +252,10 @@ class Workforce:
         return [worker.record.state for worker in self.workers if worker.is_alive()]
 
     def wait_for_exit(self) -> None:
-        """Wait until all workers, which have received sentinels, have exited.
+        """Wait until all workers have exited.  Called after sentinels have been sent to them.
 
-        Some may be killed meanwhile, while they hold the lock that the others wait for.
+        A worker may be killed meanwhile while it holds the lock that the others wait for.
+        Therefore exited workers are reaped, too.
         """
         deadline = time.monotonic() + TERMINATION_TIMEOUT
         while self.workers and not self.is_stopped:
@@ -284,5 +286,5 @@ class Workforce:
                     worker.kill()
             self._reaper.ensure_exit(worker)
         self._tasks.close()
-        # The standard function acquires this lock.
+        # The standard _help_stuff_finish() acquires this lock.
         self._tasks.release_abandoned_lock(self._states_of_living)

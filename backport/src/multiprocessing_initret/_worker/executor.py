@@ -97,9 +97,8 @@ def call(fn: "Callable[..., Any]", args: "Any", kwargs: "Dict[str, Any]") -> "An
 class MapFunction:
     """The function of a ``map()`` that is run in worker processes.
 
-    A worker receives it with initret bound to it.  Thus it does not matter how the
-    interpreter divides the iterables into chunks, and in which form a chunk returns its
-    results.
+    A worker receives the function with initret bound to it.  It therefore does not matter how
+    the standard ``map()`` divides the iterables into chunks, or how a chunk returns its results.
     """
 
     def __init__(self, fn: "Callable[..., Any]") -> None:

@@ -44,7 +44,7 @@ def explain_missing_name(error: Exception, hint: str) -> Exception:
     """Return an exception that says why a name is missing from the worker's main module.
 
     :param error: raised by unpickling; any other exception is returned unchanged
-    :param hint: the likely cause, as the parent knows it
+    :param hint: the likely cause, as determined by the parent
     """
     text = str(error)
     if not isinstance(error, AttributeError) or "_main__'" not in text:
@@ -87,8 +87,8 @@ class Tasks:
 
     def _make_get(self) -> "Tuple[Callable[[], Optional[Task]], Callable[[], Optional[Task]]]":
         """Return ``get``, which the pool's loop calls, and ``current``, which returns its task."""
-        # Closures, because an attribute of self costs one or two hundredths of the time
-        # that a task takes in a ThreadPool.
+        # Closures, because reading an attribute of self would add 1 or 2 % to the time of a
+        # task in a ThreadPool.
         receive, keyword = self._receive_function(), self._keyword
         run_map, run_starmap, run_call = self._map, self._starmap, self._call
 
@@ -99,7 +99,7 @@ class Tasks:
 
         def get() -> "Optional[Task]":
             nonlocal task
-            task = None  # or the last task would stay alive while this one is awaited
+            task = None  # or the previous task would stay alive meanwhile
             task = receive()
             if task is None:
                 return None
@@ -112,7 +112,7 @@ class Tasks:
                 return task
             if keyword and not kwds:
                 return job, i, func, args, keyword
-            # The call is made inside the task, so that an exception of the initializer, or
+            # run_call() runs inside the task, so that an exception of the initializer, or
             # Python's TypeError for a second initret, is the exception of the task.
             return job, i, run_call, (func, args, kwds), {}
 
@@ -139,7 +139,7 @@ class Tasks:
         vars(self).clear()
 
     def initialize(self) -> None:
-        """Stand in for the initializer of the pool: keep its result, survive its exception.
+        """Call the initializer in place of the pool's loop, and log its exception.
 
         A worker that exited would be replaced again and again, and no caller would see the
         exception; a thread would not even be replaced.
@@ -172,7 +172,7 @@ class Tasks:
         if initret is _NO_INITRET:
             initret = self._get_initret()
         if len(chunk) == 1:
-            # Before Python 3.12 a comprehension is a call of its own, which costs as much.
+            # Before Python 3.12 a comprehension costs an additional function call.
             return [func(chunk[0], initret=initret)]
         return [func(item, initret=initret) for item in chunk]
 
@@ -187,7 +187,7 @@ def run_loop(
 ) -> None:
     """Run a worker's target, ``worker()`` or a subclass's own, with some arguments replaced.
 
-    :param args: its arguments, in the order of the parameters of ``worker()``
+    :param args: the arguments of the target, in the order of the parameters of ``worker()``
     :param replacements: arguments by the names of these parameters
     """
     names = parameters(module(package, "pool").worker)
@@ -203,7 +203,7 @@ def run_worker(
     initargs: "InitArgs",
     hint: str,
 ) -> None:
-    """Run a worker of a pool that has queues of its own."""
+    """Run a worker of a pool whose queues are not the standard ones."""
     tasks = Tasks(package, inqueue, initargs, hint)
     try:
         run_loop(

@@ -40,10 +40,10 @@ def run_thread(
             )
             tasks.clear()
             return
-        except Exception:  # of a subclass's own target
+        except Exception:  # raised by a subclass's own target
             raise
         except BaseException as error:
-            initialize = _do_nothing  # the next task calls the initializer
+            initialize = _do_nothing  # the next task calls the initializer if needed
             task = tasks.current()
             if task is not None:
                 lost = WorkerLostError(f"the task raised {error!r}, which would end its thread")
