@@ -85,12 +85,3 @@ def make_table():
 def preloaded_tables(initret):
     """Return how many such tables the template of this worker has loaded."""
     return gc.get_freeze_count() // ROWS
-
-
-def is_running(pid):
-    """Return whether there is a process that is not a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

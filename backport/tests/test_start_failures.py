@@ -10,7 +10,7 @@ import pytest
 from conftest import TIMEOUT, wait_until
 from multiprocessing_initret import WorkerLostError
 from multiprocessing_initret._parent.workforce import Workforce
-from rows_support import add, bounded, check, end, error_of, make_pool
+from pool_support import add, call_with_timeout, check_pool, create_pool, end_pool, error_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
@@ -35,13 +35,13 @@ def make():
     pools = []
 
     def make(processes):
-        pools.append(make_pool("fork", processes))
-        check(pools[-1])
+        pools.append(create_pool("fork", processes))
+        check_pool(pools[-1])
         return pools[-1]
 
     yield make
     for pool in pools:
-        end(pool)
+        end_pool(pool)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_pool_has_its_full_size_again(make, make_fork_fail, log):
     wait_until(lambda: fork.calls == 4 and living(pool) == 2)
     assert [line for line in log if "could not be started" in line] == log
     assert len(log) == 1 and "BlockingIOError" in log[0]
-    check(pool)
+    check_pool(pool)
 
 
 def test_other_workers_continue(make, make_fork_fail):
@@ -97,11 +97,11 @@ def test_other_workers_continue(make, make_fork_fail):
     kill(pool._pool[0])
     wait_until(lambda: fork.calls >= 2)
     for _ in range(3):
-        check(pool)
+        check_pool(pool)
     assert living(pool) == 1
     fork.failures = 0
     wait_until(lambda: living(pool) == 2)
-    check(pool)
+    check_pool(pool)
 
 
 def test_each_failure_is_logged_once(make, make_fork_fail, log):
@@ -163,7 +163,7 @@ def test_pool_ends_while_it_retries(make, make_fork_fail, how):
     kill(pool._pool[0])
     wait_until(lambda: fork.calls >= 2)
     result = pool.map_async(add, range(4), chunksize=1)
-    end(pool, how)
+    end_pool(pool, how)
     if how == "close":
         assert result.get(TIMEOUT) == [40, 41, 42, 43]
     assert not any(worker.is_alive() for worker in list(pool._pool) if worker.pid)
@@ -182,7 +182,7 @@ def test_constructor(make_fork_fail):
 
     fork._fork = fork_once
     with pytest.raises(BlockingIOError):
-        bounded(make_pool, "fork", 3)
+        call_with_timeout(create_pool, "fork", 3)
     assert len(calls) == 2
     wait_until(lambda: not multiprocessing.active_children())
 

@@ -12,7 +12,8 @@ import pytest
 import template_support
 from conftest import TIMEOUT, linux, wait_until
 from multiprocessing_initret import WorkerLostError
-from template_support import call, get, is_running, pool_of
+from pool_support import is_running
+from template_support import call, get, pool_of
 
 pytestmark = [*template_support.marks, pytest.mark.usefixtures("nothing_left")]
 nothing_left = template_support.nothing_left  # a fixture
