@@ -63,27 +63,27 @@ def check_broken(pool, *results):
     ],
 )
 def test_worker_handler(pool, monkeypatch, cls, name):
-    """It reaps a worker that has been killed, and starts the replacement."""
+    """The worker handler fails while it reaps a killed worker or starts the replacement."""
     result = pool.apply_async(wait)
     if name == "_handle_failed_start":
         monkeypatch.setattr(Starter, "start", raise_unexpected)
     monkeypatch.setattr(cls, name, raise_unexpected)
     # One of the two workers runs the task.
     kill(pool._pool[0])
-    # If that was the killed one, the task may have failed because of that.
+    # If that worker was killed, the task may have failed for this reason.
     pending = [result] if "the pool is broken" in str(error_of(result)) else []
     check_broken(pool, *pending)
 
 
 def test_task_handler(pool, monkeypatch):
-    """The task that it could not send fails with the others."""
+    """The task that could not be sent fails, and so do all others."""
     pending = pool.apply_async(wait)
     monkeypatch.setattr(ProcessSupervisor, "_send_task", raise_unexpected)
     check_broken(pool, pending, pool.apply_async(add, (1,)))
 
 
 def test_task_handler_of_a_pool_that_closes(pool, monkeypatch):
-    """It cannot send the messages that make workers exit."""
+    """The task handler cannot send the messages that make workers exit."""
     monkeypatch.setattr(ProcessSupervisor, "_dismiss_workers", raise_unexpected)
     end_pool(pool, "close")
     assert not multiprocessing.active_children()

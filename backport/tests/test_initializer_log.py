@@ -1,4 +1,4 @@
-"""What is logged when an initializer fails, and when a pool breaks."""
+"""Messages that are logged when an initializer fails, and when a pool breaks."""
 
 import logging
 import multiprocessing
@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("kind", ["threads", *multiprocessing.get_all_start_methods()])
 def test_each_worker_logs_it_once(python, tmp_path, kind):
-    """It is visible by default, with its traceback, and not repeated for each task."""
+    """The warning is printed by default, with a traceback, and not repeated for each task."""
     (tmp_path / "program.py").write_text(FAILS)
     output = python("program.py", kind)
     assert output.count("the task failed") == 6

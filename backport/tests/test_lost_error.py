@@ -85,7 +85,7 @@ def exit_thread(item, initret):
 
 
 def test_thread():
-    """No worker has exited: the thread continues."""
+    """A thread that raises SystemExit continues, so the error describes no worker."""
     pool = ThreadPool(1, int, (40,), expect_initret=True)
     error = error_of(pool.apply_async(exit_thread, (1,)))
     assert type(error) is WorkerLostError and attributes(error) == (None, None, None)

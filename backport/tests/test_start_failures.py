@@ -81,7 +81,7 @@ def living(pool):
 
 
 def test_pool_has_its_full_size_again(make, make_fork_fail, log):
-    """It retries by itself: there is no other event, such as a task or the exit of a worker."""
+    """The pool retries without another event, such as a task or the exit of a worker."""
     pool = make(2)
     fork = make_fork_fail(3)
     kill(pool._pool[0])
@@ -114,7 +114,7 @@ def test_each_failure_is_logged_once(make, make_fork_fail, log):
 
 
 def test_pauses(make, make_fork_fail, monkeypatch):
-    """They grow, but not beyond a second."""
+    """The pauses between attempts grow, up to one second."""
     pauses = []
 
     def pause(self, seconds, notifier):
@@ -170,7 +170,7 @@ def test_pool_ends_while_it_retries(make, make_fork_fail, how):
 
 
 def test_constructor(make_fork_fail):
-    """It raises the exception, and leaves no worker behind."""
+    """The constructor raises the exception, and stops the workers that it has started."""
     real_fork, calls = os.fork, []
     fork = make_fork_fail(0)
 
@@ -224,7 +224,7 @@ if __name__ == "__main__":
 
 
 def test_no_descriptors(python, tmp_path, start_method):
-    """A real limit, which is lifted again."""
+    """The process reaches its limit of open files, and the limit is raised again."""
     (tmp_path / "program.py").write_text(PROGRAM)
     output = python("program.py", start_method)
     assert output.splitlines() == ["[40, 41, 42] 1", "[40, 41, 42]"]

@@ -1,4 +1,4 @@
-"""Worker processes that are interrupted, that ignore signals, and that lose their parent."""
+"""Worker processes that are interrupted, ignore signals, or outlive their parent process."""
 
 import contextlib
 import multiprocessing
