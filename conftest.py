@@ -1,4 +1,4 @@
-"""Lets pytest run the tests in Lib/test and backport/tests/conformance on every Python."""
+"""Configuration of pytest for the tests in Lib/test and backport/tests/conformance."""
 
 import faulthandler
 import inspect
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-# The base classes of the tests.  A fork server has only PYTHONPATH to import them from.
+# Directory of the tests' base classes.  A fork server can import them only from PYTHONPATH.
 CONFORMANCE = pathlib.Path(__file__).parent / "backport" / "tests" / "conformance"
 sys.path.insert(0, str(CONFORMANCE))
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -19,8 +19,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 def pytest_ignore_collect(collection_path, config):
     """Collect the conformance tests only if an argument names their directory.
 
-    They need a multiprocessing that has the feature.  The package's other tests install the
-    feature themselves, and remove it again.
+    They need a multiprocessing whose pools accept expect_initret.  The package's other tests call
+    install() and uninstall() themselves.
     """
     if collection_path == CONFORMANCE:
         return None if any("conformance" in str(arg) for arg in config.args) else True
@@ -37,5 +37,5 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_unconfigure():
-    """Bound the exit of the interpreter too, and print what it waits for."""
+    """Limit the time of the interpreter's exit too, and print what it waits for."""
     faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)

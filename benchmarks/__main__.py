@@ -1,4 +1,4 @@
-"""Run the benchmarks that are named, or all of them, one after the other.
+"""Run the named benchmarks, or all of them, one after the other.
 
     python benchmarks [--save] [startup] [tasks] [cost] [alternatives] [objects] [failures]
 

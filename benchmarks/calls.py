@@ -1,4 +1,4 @@
-"""Time calls and tasks with initret and with a global, in turn, and print the seconds as JSON.
+"""Time calls and tasks, alternately with initret and with a global; print seconds as JSON.
 
 cost.py runs this program on each interpreter, with the package, with the patch, and with
 neither:

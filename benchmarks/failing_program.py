@@ -1,4 +1,4 @@
-"""Let one failure happen in the pool of one library.
+"""Cause one failure in the pool of one library.
 
 failures.py runs this program for each case in a new process, because it may hang:
 

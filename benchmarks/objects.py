@@ -2,10 +2,10 @@
 
     python objects.py [MEGABYTES] [ENTRIES]
 
-Passes an array of so many megabytes (default: 512) and a dict of so many entries (default: a
-million) to 4 and 16 workers: of the standard Pool, by `initargs` and a global, and of the
-package's under each start method, and of other libraries.  Prints a table, and draws how time
-and memory grow with the size and with the number of workers, under forkserver.
+Passes an array of MEGABYTES (default: 512) and a dict of ENTRIES (default: a million) to 4 and
+16 workers: of the standard Pool, by `initargs` and a global, of the package's Pool under each
+start method, and of other libraries.  Prints a table, and draws how time and memory grow with
+the size and with the number of workers, under forkserver.
 """
 
 import importlib.util

@@ -33,7 +33,7 @@ def ignore_fork_in_thread_deprecation_warnings():
 
 
 def quoted(patch):
-    """Return the text of a file before its patch, as far as the patch quotes it."""
+    """Return the lines of an unpatched file that its patch quotes, with filler between hunks."""
     lines = ["A page of documentation", "=======================", ""]
     for line in patch.read_text(encoding="utf-8").splitlines()[3:]:
         if line.startswith("@@"):

@@ -1,4 +1,4 @@
-"""Run CPython's own tests of Pool, to see that the standard pool's behaviour has not changed.
+"""Run CPython's own tests of Pool, to check that the standard pool's behaviour is unchanged.
 
     python tools/stock_tests.py START_METHOD [--tests CHECKOUT/Lib/test] [--expect-initret]
 

@@ -1,4 +1,4 @@
-"""tools/overlay.py writes a patched copy, or explains why it cannot."""
+"""tools/overlay.py writes a patched copy, or reports why it cannot."""
 
 import inspect
 import multiprocessing.pool

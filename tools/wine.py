@@ -1,4 +1,4 @@
-"""Run CPython for Windows on this machine, by Wine.
+"""Run CPython for Windows on this machine with Wine.
 
     python tools/wine.py DIRECTORY [ARG...]
 

@@ -14,7 +14,7 @@ import pytest
 from multiprocessing_initret import install, uninstall
 
 TIMEOUT = 60  # seconds
-# Whether this Python has the feature itself; evaluated before any test calls install().
+# Whether the standard Pool accepts expect_initret; evaluated before any test calls install().
 HAS_EXPECT_INITRET = "expect_initret" in inspect.signature(multiprocessing.Pool).parameters
 START_METHODS = multiprocessing.get_all_start_methods()
 
@@ -154,7 +154,7 @@ def make_pool(start_method, package):
         pool.terminate()
         join_in_time(pool)
     pools.clear()
-    # There may be fewer, if a thread of an earlier test has ended since.
+    # There may be fewer threads if one of an earlier test has ended meanwhile.
     assert threading.active_count() <= threads
     assert not module.active_children()
 

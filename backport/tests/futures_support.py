@@ -1,7 +1,7 @@
-"""What the tests of the executors share: the kinds of executors, and functions for them to run.
+"""Helpers that the tests of executors share: the kinds of executors, and functions to run.
 
-An interpreter cannot import this module.  It receives the code of a function, which must use
-neither a global variable nor a closure.
+A worker of an InterpreterPoolExecutor cannot import this module.  It receives the code of a
+function, so the functions here must use neither global variables nor closures.
 """
 
 import concurrent.futures

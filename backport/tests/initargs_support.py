@@ -1,4 +1,4 @@
-"""What the tests of initargs and of memory have in common."""
+"""Helpers that the tests of initargs and of memory share."""
 
 import ctypes
 import multiprocessing

@@ -1,15 +1,18 @@
-"""Tasks, ways in which a worker exits, and checks that the tests of pools share."""
+"""Helpers that the tests of pools share: pools, tasks, checks, and ways to end a worker."""
 
+import contextlib
 import ctypes
 import faulthandler
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 
+import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, wait_until
+from conftest import TIMEOUT, join_in_time, wait_until
 from multiprocessing_initret import WorkerLostError
 
 # On Windows, os.kill() terminates the process, and the number of the signal is its exit code.
@@ -23,13 +26,57 @@ FORK_SERVER_REPORTS_SIGNALS = sys.version_info >= (3, 7)
 with_multiprocess = pytest.mark.parametrize("package", ["multiprocessing", "multiprocess"])
 
 
+def create_pool(start_method, processes=2, initializer=int, initargs=(40,), **kwds):
+    """Return a pool of processes that its caller must end, unlike those of make_pool."""
+    context = multiprocessing.get_context(start_method)
+    return multiprocessing_initret.Pool(
+        processes, initializer, initargs, context=context, expect_initret=True, **kwds
+    )
+
+
+def call_with_timeout(function, *args):
+    """Call a function that may hang, and return its result or raise its exception."""
+    results, errors = [], []
+
+    def call():
+        try:
+            results.append(function(*args))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive(), f"{function} hangs"
+    for error in errors:
+        raise error
+    return results[0]
+
+
+def end_pool(pool, method="terminate"):
+    """Close or terminate a pool, and join it."""
+    call_with_timeout(getattr(pool, method))
+    join_in_time(pool)
+
+
 def add(item, initret):
     return item + initret
 
 
 def check_pool(pool):
-    """Check that a pool keeps running."""
+    """Check that a pool whose initret is 40 runs tasks."""
     assert pool.map_async(add, range(6), chunksize=1).get(TIMEOUT) == list(range(40, 46))
+
+
+def error_of(result):
+    """Return the exception of a task, which must fail."""
+    try:
+        value = result.get(TIMEOUT)
+    except multiprocessing.TimeoutError:
+        raise
+    except Exception as error:
+        return error
+    raise AssertionError(f"the task returned {value!r}")
 
 
 def result_or_exception(result):
@@ -64,6 +111,17 @@ def is_lost(error, message=""):
     return type(error) is WorkerLostError and message in text
 
 
+def is_running(pid):
+    """Return whether a process exists and, on Linux, is not a zombie.  Not for Windows."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
 def abort():
     faulthandler.disable()  # pytest enables it, and it prints a traceback
     os.abort()
@@ -82,7 +140,7 @@ def kill_itself():
     time.sleep(TIMEOUT)
 
 
-# Functions that end a worker, each with a text that WorkerLostError contains then.
+# Functions that end the worker, each with part of the message of the resulting WorkerLostError.
 EXITS = {
     "SIGKILL": (kill_itself, KILLED),
     "_exit": (lambda: os._exit(3), "exited with code 3"),
@@ -119,7 +177,7 @@ def exit_at_three(item, exit_by, initret):
 
 
 def write_pid_and_wait(path, initret=None):
-    """Write the identifier of this process to a file for :func:`wait_for_pid`, then block."""
+    """Write the pid of this process to a file for :func:`wait_for_pid`, then block."""
     with open(path, "w") as file:
         file.write(str(os.getpid()))
     os.rename(path, path + ".pid")
@@ -127,7 +185,7 @@ def write_pid_and_wait(path, initret=None):
 
 
 def wait_for_pid(path):
-    """Wait until a process has written its identifier to a file, and return it."""
+    """Return the pid that a process writes to a file with :func:`write_pid_and_wait`."""
     wait_until(lambda: os.path.exists(path + ".pid"))
     with open(path + ".pid") as file:
         return int(file.read())
@@ -140,7 +198,7 @@ def wait_until_idle(pool, size):
 
 
 def wait_until_replaced(pool, workers):
-    """Wait until other workers have taken the place of those given, which were all."""
+    """Wait until replacements of *workers*, which were all workers of the pool, have started."""
     size = len(workers)
     wait_until(lambda: len(pool._pool) == size and not set(workers) & set(pool._pool))
 

@@ -1,4 +1,4 @@
-"""What the tests of templates have in common."""
+"""Helpers that the tests of templates share."""
 
 import gc
 import multiprocessing
@@ -73,8 +73,8 @@ def uses_template(pool):
     return call(pool, parent) != multiprocessing.forkserver._forkserver._forkserver_pid
 
 
-# A table of so many lists.  A template freezes what it has loaded: from that a worker can
-# see whether the table was loaded before or after the fork.
+# Number of lists in a table.  A template calls gc.freeze() after loading initargs, so the freeze
+# count in a worker shows whether the table was loaded before or after the fork.
 ROWS = 10**5
 
 
@@ -83,14 +83,5 @@ def make_table():
 
 
 def preloaded_tables(initret):
-    """Return how many such tables the template of this worker has loaded."""
+    """Return how many tables of make_table() the template of this worker has loaded."""
     return gc.get_freeze_count() // ROWS
-
-
-def is_running(pid):
-    """Return whether there is a process that is not a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

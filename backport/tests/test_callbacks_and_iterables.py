@@ -1,4 +1,4 @@
-"""Callbacks and iterables that raise, or end early."""
+"""Callbacks that raise exceptions, and iterables that raise exceptions or end early."""
 
 import os
 import sys

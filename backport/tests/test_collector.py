@@ -38,7 +38,7 @@ class TaskPipe:
 
 
 class Worker:
-    """A worker, as its pipe has it, and the worker's own end of the pipe."""
+    """A worker as the collector sees it, with the worker's own end of the result pipe."""
 
     def __init__(self):
         self.reader, self.writer = multiprocessing.Pipe(duplex=False)
@@ -50,7 +50,7 @@ class Worker:
 
 
 class Parts:
-    """A collector, with a worker, and what it has been given."""
+    """A collector with one worker, and the objects passed to its constructor."""
 
     def __init__(self):
         self.queue = multiprocessing.SimpleQueue()
@@ -123,7 +123,7 @@ def test_worker_that_is_added_later(parts):
 
 
 def test_removed_worker(parts):
-    """Its results come first.  Then the task that it had not finished fails."""
+    """The results of a removed worker are delivered before its unfinished task fails."""
     error = WorkerLostError("killed")
     parts.worker.send(1, 1)
     parts.worker.writer.close()

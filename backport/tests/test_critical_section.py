@@ -84,7 +84,7 @@ def test_without_a_with_statement(section):
 
 
 def test_call_is_made_outside(section):
-    """The function that was postponed asks again, and is not postponed then."""
+    """A postponed function is called outside the section, so postpones() returns False in it."""
     postponed = []
     with section:
         section.postpones(lambda: postponed.append(section.postpones(print)))

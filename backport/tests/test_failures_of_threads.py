@@ -14,15 +14,15 @@ from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
 from multiprocessing_initret._parent.reaper import Reaper
 from multiprocessing_initret._parent.starter import Starter
 from multiprocessing_initret._parent.workforce import Workforce
-from rows_support import KILL, add, check, end, error_of, make_pool
+from pool_support import KILL, add, check_pool, create_pool, end_pool, error_of
 
 
 @pytest.fixture
 def pool():
-    pool = make_pool(multiprocessing.get_all_start_methods()[0])
-    check(pool)
+    pool = create_pool(multiprocessing.get_all_start_methods()[0])
+    check_pool(pool)
     yield pool
-    end(pool)
+    end_pool(pool)
 
 
 def raise_unexpected(*args, **kwds):
@@ -47,8 +47,8 @@ def check_broken(pool, *results):
     with pytest.raises(WorkerLostError) as caught:
         pool.imap(add, [1]).next(TIMEOUT)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
-    end(pool, "close")
-    end(pool, "terminate")
+    end_pool(pool, "close")
+    end_pool(pool, "terminate")
     assert not multiprocessing.active_children()
 
 
@@ -63,29 +63,35 @@ def check_broken(pool, *results):
     ],
 )
 def test_worker_handler(pool, monkeypatch, cls, name):
-    """It reaps a worker that has been killed, and starts the replacement."""
+    """The worker handler fails while it reaps a killed worker or starts the replacement."""
     result = pool.apply_async(wait)
     if name == "_handle_failed_start":
         monkeypatch.setattr(Starter, "start", raise_unexpected)
     monkeypatch.setattr(cls, name, raise_unexpected)
     # One of the two workers runs the task.
     kill(pool._pool[0])
-    # If that was the killed one, the task may have failed because of that.
+    # If that worker was killed, the task may have failed for this reason.
     pending = [result] if "the pool is broken" in str(error_of(result)) else []
     check_broken(pool, *pending)
 
 
 def test_task_handler(pool, monkeypatch):
-    """The task that it could not send fails with the others."""
+    """The task that could not be sent fails, and so do all others."""
     pending = pool.apply_async(wait)
     monkeypatch.setattr(ProcessSupervisor, "_send_task", raise_unexpected)
     check_broken(pool, pending, pool.apply_async(add, (1,)))
 
 
 def test_task_handler_of_a_pool_that_closes(pool, monkeypatch):
+<<<<<<< HEAD
     """It cannot send the messages that make workers exit."""
     monkeypatch.setattr(ProcessSupervisor, "_shut_down_workers", raise_unexpected)
     end(pool, "close")
+=======
+    """The task handler cannot send the messages that make workers exit."""
+    monkeypatch.setattr(ProcessSupervisor, "_dismiss_workers", raise_unexpected)
+    end_pool(pool, "close")
+>>>>>>> prosec
     assert not multiprocessing.active_children()
 
 
@@ -98,8 +104,8 @@ def test_result_handler(pool, monkeypatch, name):
         kill(pool._pool[0])
     for result in pending, pool.apply_async(add, (1,)):
         assert type(error_of(result)) is WorkerLostError
-    end(pool, "close")
-    end(pool, "terminate")
+    end_pool(pool, "close")
+    end_pool(pool, "terminate")
     assert not multiprocessing.active_children()
 
 
@@ -130,7 +136,7 @@ def test_log_handler_raises(pool):
     try:
         for _ in range(3):
             assert type(error_of(pool.apply_async(exit_with_three, (1,)))) is WorkerLostError
-            check(pool)
+            check_pool(pool)
     finally:
         logger.removeHandler(handler)
 
@@ -166,6 +172,6 @@ def test_callback_and_excepthook_raise(pool, monkeypatch, kind, error):
         assert pool.map_async(add, range(3), **callbacks).get(TIMEOUT) == [40, 41, 42]
         assert isinstance(error_of(pool.apply_async(add, ("",), **callbacks)), TypeError)
         assert isinstance(error_of(pool.map_async(add, [""], **callbacks)), TypeError)
-    check(pool)
+    check_pool(pool)
     if kind == "threads":
-        end(pool, "close")
+        end_pool(pool, "close")

@@ -150,7 +150,7 @@ def test_type_errors_are_pythons_own(kind):
 
 
 class RecordingExecutor(futures.ThreadPoolExecutor):
-    """A class that a user has derived."""
+    """A subclass such as a user may write, which overrides submit()."""
 
     def __init__(self, value, **kwds):
         super().__init__(1, initializer=identity, initargs=(value,), **kwds)
@@ -283,7 +283,7 @@ def test_two_executors_of_threads_have_their_own_initret():
 
 
 class TemporaryDirectory:
-    """An object whose finalizer is seen from outside."""
+    """An object whose finalizer has an effect that another process can observe."""
 
     def __init__(self, parent):
         self.path = tempfile.mkdtemp(dir=parent)

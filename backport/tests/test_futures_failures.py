@@ -123,7 +123,7 @@ def test_unpickling_fails(method, initializer, initargs):
 
 
 class SlowHandler(logging.Handler):
-    """A handler so slow that a future that did not wait for it would fail first."""
+    """A log handler that is so slow that a future would fail first if it did not wait for it."""
 
     def __init__(self, log):
         super().__init__()
@@ -151,7 +151,7 @@ def test_future_fails_after_the_worker_has_logged(start_method):
 
 
 #
-# Tasks that are added, cancelled or no longer wanted
+# Tasks that are added or cancelled, and executors that are shut down or collected
 #
 
 

@@ -1,4 +1,4 @@
-"""Executors share large initargs, and release them when they end."""
+"""Executors share large initargs between workers, and release them at shutdown."""
 
 import functools
 import gc

@@ -1,4 +1,4 @@
-"""The initializer and initargs of a pool reach every worker, under each start method."""
+"""Every worker receives the initializer and initargs, under each start method."""
 
 import multiprocessing
 import multiprocessing.context

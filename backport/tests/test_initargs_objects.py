@@ -90,8 +90,8 @@ def test_arrow(spawning_method):
 # Objects that only one process may receive
 #
 
-# Each class makes an object and changes it in the parent; use() returns what the worker
-# sees.  For some, the parent then checks what the worker changed.
+# make() of each class creates an object and changes it in the parent; use() returns what the
+# worker observes (seen).  If done is not None, the parent then compares now() with it.
 
 
 class Argument:

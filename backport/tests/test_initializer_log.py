@@ -1,11 +1,11 @@
-"""What is logged when an initializer fails, and when a pool breaks."""
+"""Messages that are logged when an initializer fails, and when a pool breaks."""
 
 import logging
 import multiprocessing
 
 import pytest
 from multiprocessing_initret import ThreadPool
-from rows_support import add, end, error_of, make_pool
+from pool_support import add, create_pool, end_pool, error_of
 
 LOGGED = "initializer failed; it will be called again for the next task"
 
@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("kind", ["threads", *multiprocessing.get_all_start_methods()])
 def test_each_worker_logs_it_once(python, tmp_path, kind):
-    """It is visible by default, with its traceback, and not repeated for each task."""
+    """The warning is printed by default, with a traceback, and not repeated for each task."""
     (tmp_path / "program.py").write_text(FAILS)
     output = python("program.py", kind)
     assert output.count("the task failed") == 6
@@ -84,7 +84,7 @@ def test_record(add_handler):
     handler = add_handler(Records())
     pool = ThreadPool(1, fail, expect_initret=True)
     assert isinstance(error_of(pool.apply_async(add, (1,))), LookupError)
-    end(pool)
+    end_pool(pool)
     [record] = handler.records
     assert record.levelno == logging.WARNING and record.getMessage() == LOGGED
     assert record.exc_info[0] is LookupError
@@ -96,14 +96,14 @@ def make_log_full():
 
 
 def test_handler_that_raises_in_a_worker(start_method):
-    pool = make_pool(start_method, 1, make_log_full, ())
+    pool = create_pool(start_method, 1, make_log_full, ())
     try:
         [worker] = list(pool._pool)
         for _ in range(3):
             assert isinstance(error_of(pool.apply_async(add, (1,))), LookupError)
         assert list(pool._pool) == [worker]
     finally:
-        end(pool)
+        end_pool(pool)
 
 
 def test_handler_that_raises_in_a_thread(add_handler):
@@ -111,7 +111,7 @@ def test_handler_that_raises_in_a_thread(add_handler):
     pool = ThreadPool(1, fail, expect_initret=True)
     for _ in range(3):
         assert isinstance(error_of(pool.apply_async(add, (1,))), LookupError)
-    end(pool)
+    end_pool(pool)
 
 
 NO_GUARD = """

@@ -1,4 +1,4 @@
-"""What a pool logs of workers that were lost."""
+"""The warning that a pool logs when a task fails with WorkerLostError."""
 
 import logging
 import multiprocessing

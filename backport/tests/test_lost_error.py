@@ -8,7 +8,7 @@ import threading
 import pytest
 from conftest import TIMEOUT
 from multiprocessing_initret import ThreadPool, WorkerLostError
-from rows_support import KILL, WINDOWS, check, end, error_of, make_pool
+from pool_support import KILL, WINDOWS, check_pool, create_pool, end_pool, error_of
 
 
 def attributes(error):
@@ -53,7 +53,7 @@ def exit_with_three(item, initret):
 def test_attributes_of_a_task(start_method, func):
     if sys.version_info < (3, 7) and start_method == "forkserver" and func is kill_itself:
         pytest.skip("a fork server of Python 3.6 does not report signals")
-    pool = make_pool(start_method, 1)
+    pool = create_pool(start_method, 1)
     try:
         [worker] = list(pool._pool)
         pid, name = worker.pid, worker.name
@@ -62,9 +62,9 @@ def test_attributes_of_a_task(start_method, func):
         exitcode = 3 if func is exit_with_three else int(KILL) if WINDOWS else -int(KILL)
         assert attributes(error) == (exitcode, pid, name)
         assert name in str(error) and str(pid) in str(error)
-        check(pool)
+        check_pool(pool)
     finally:
-        end(pool)
+        end_pool(pool)
 
 
 def fail_in_a_worker(item, initret):
@@ -72,12 +72,12 @@ def fail_in_a_worker(item, initret):
 
 
 def test_attributes_cross_processes(start_method):
-    pool = make_pool(start_method, 1)
+    pool = create_pool(start_method, 1)
     try:
         error = error_of(pool.apply_async(fail_in_a_worker, (1,)))
         assert attributes(error) == (3, 123, "Worker-1")
     finally:
-        end(pool)
+        end_pool(pool)
 
 
 def exit_thread(item, initret):
@@ -85,12 +85,12 @@ def exit_thread(item, initret):
 
 
 def test_thread():
-    """No worker has exited: the thread continues."""
+    """A thread that raises SystemExit continues, so the error describes no worker."""
     pool = ThreadPool(1, int, (40,), expect_initret=True)
     error = error_of(pool.apply_async(exit_thread, (1,)))
     assert type(error) is WorkerLostError and attributes(error) == (None, None, None)
-    check(pool)
-    end(pool)
+    check_pool(pool)
+    end_pool(pool)
 
 
 def wait_long(item, initret):
@@ -99,8 +99,8 @@ def wait_long(item, initret):
 
 def test_terminated_pool(start_method):
     """The task fails because of the pool, not because of a worker."""
-    pool = make_pool(start_method, 1)
+    pool = create_pool(start_method, 1)
     result = pool.apply_async(wait_long, (1,))
-    end(pool)
+    end_pool(pool)
     error = error_of(result)
     assert type(error) is WorkerLostError and attributes(error) == (None, None, None)

@@ -108,7 +108,7 @@ pool = multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initr
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="makes a pool without a guard")
 def test_main_module_that_has_ended(python, tmp_path):
-    """A thread of a program, or its exit handler, uses the pool when its runner has ended."""
+    """A pool can be used after runpy has finished and cleared the main module of its program."""
     (tmp_path / "program.py").write_text(RUN_PROGRAM)
     output = python("-c", RUN)
     assert "the main module of the program has ended" in output

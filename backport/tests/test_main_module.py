@@ -1,4 +1,4 @@
-"""Workers cannot import the main module, or lack a function that is defined in it."""
+"""Workers that cannot import the main module, or a function that is defined in it."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The framing of messages, whatever parts they arrive in."""
+"""MessageBuffer finds the messages in a stream, into whatever parts the stream is split."""
 
 import multiprocessing
 import os
@@ -69,7 +69,7 @@ def test_messages_of_a_connection(size):
 
 @pytest.mark.parametrize("part_size", [1, 6, 50, 200])
 def test_no_memory(monkeypatch, part_size):
-    """Such a message is discarded, except its beginning, and those after it arrive."""
+    """Only the beginning of a message too large for memory is kept; later ones are complete."""
 
     def allocate(size):
         if size > 100:

@@ -1,6 +1,5 @@
 """Pools under conditions of the operating system: signals, permissions, descriptors, memory."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -18,6 +17,7 @@ from pool_support import (
     check_pool,
     exit_at_three,
     is_lost,
+    is_running,
     kill_itself,
     needs_signals,
     result_or_exception,
@@ -183,16 +183,6 @@ def test_child_of_a_lost_worker(make_pool, tmp_path, start_method):
         join_in_time(pool)
     finally:
         os.kill(child, signal.SIGKILL)
-
-
-def is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
-    return True
 
 
 OUT_OF_MEMORY = """

@@ -10,7 +10,7 @@ import pytest
 from conftest import TIMEOUT, wait_until
 from multiprocessing_initret import WorkerLostError
 from multiprocessing_initret._parent.workforce import Workforce
-from rows_support import add, bounded, check, end, error_of, make_pool
+from pool_support import add, call_with_timeout, check_pool, create_pool, end_pool, error_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
@@ -35,13 +35,13 @@ def make():
     pools = []
 
     def make(processes):
-        pools.append(make_pool("fork", processes))
-        check(pools[-1])
+        pools.append(create_pool("fork", processes))
+        check_pool(pools[-1])
         return pools[-1]
 
     yield make
     for pool in pools:
-        end(pool)
+        end_pool(pool)
 
 
 @pytest.fixture
@@ -81,14 +81,14 @@ def living(pool):
 
 
 def test_pool_has_its_full_size_again(make, make_fork_fail, log):
-    """It retries by itself: there is no other event, such as a task or the exit of a worker."""
+    """The pool retries without another event, such as a task or the exit of a worker."""
     pool = make(2)
     fork = make_fork_fail(3)
     kill(pool._pool[0])
     wait_until(lambda: fork.calls == 4 and living(pool) == 2)
     assert [line for line in log if "could not be started" in line] == log
     assert len(log) == 1 and "BlockingIOError" in log[0]
-    check(pool)
+    check_pool(pool)
 
 
 def test_other_workers_continue(make, make_fork_fail):
@@ -97,11 +97,11 @@ def test_other_workers_continue(make, make_fork_fail):
     kill(pool._pool[0])
     wait_until(lambda: fork.calls >= 2)
     for _ in range(3):
-        check(pool)
+        check_pool(pool)
     assert living(pool) == 1
     fork.failures = 0
     wait_until(lambda: living(pool) == 2)
-    check(pool)
+    check_pool(pool)
 
 
 def test_each_failure_is_logged_once(make, make_fork_fail, log):
@@ -114,7 +114,7 @@ def test_each_failure_is_logged_once(make, make_fork_fail, log):
 
 
 def test_pauses(make, make_fork_fail, monkeypatch):
-    """They grow, but not beyond a second."""
+    """The pauses between attempts grow, up to one second."""
     pauses = []
 
     def pause(self, seconds, notifier):
@@ -163,14 +163,14 @@ def test_pool_ends_while_it_retries(make, make_fork_fail, how):
     kill(pool._pool[0])
     wait_until(lambda: fork.calls >= 2)
     result = pool.map_async(add, range(4), chunksize=1)
-    end(pool, how)
+    end_pool(pool, how)
     if how == "close":
         assert result.get(TIMEOUT) == [40, 41, 42, 43]
     assert not any(worker.is_alive() for worker in list(pool._pool) if worker.pid)
 
 
 def test_constructor(make_fork_fail):
-    """It raises the exception, and leaves no worker behind."""
+    """The constructor raises the exception, and stops the workers that it has started."""
     real_fork, calls = os.fork, []
     fork = make_fork_fail(0)
 
@@ -182,7 +182,7 @@ def test_constructor(make_fork_fail):
 
     fork._fork = fork_once
     with pytest.raises(BlockingIOError):
-        bounded(make_pool, "fork", 3)
+        call_with_timeout(create_pool, "fork", 3)
     assert len(calls) == 2
     wait_until(lambda: not multiprocessing.active_children())
 
@@ -224,7 +224,7 @@ if __name__ == "__main__":
 
 
 def test_no_descriptors(python, tmp_path, start_method):
-    """A real limit, which is lifted again."""
+    """The process reaches its limit of open files, and the limit is raised again."""
     (tmp_path / "program.py").write_text(PROGRAM)
     output = python("program.py", start_method)
     assert output.splitlines() == ["[40, 41, 42] 1", "[40, 41, 42]"]

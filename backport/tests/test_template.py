@@ -14,12 +14,12 @@ import pytest
 import template_support
 from conftest import TIMEOUT, linux, wait_until
 from multiprocessing_initret._parent import template as template_module
+from pool_support import is_running
 from template_support import (
     CONTEXT,
     call,
     call_each,
     get,
-    is_running,
     make_table,
     parent,
     pool_of,

@@ -1,4 +1,4 @@
-"""A template runs as long as its pool, whatever is killed meanwhile."""
+"""A template runs as long as its pool, also if processes are killed meanwhile."""
 
 import multiprocessing
 import multiprocessing.forkserver
@@ -12,7 +12,8 @@ import pytest
 import template_support
 from conftest import TIMEOUT, linux, wait_until
 from multiprocessing_initret import WorkerLostError
-from template_support import call, get, is_running, pool_of
+from pool_support import is_running
+from template_support import call, get, pool_of
 
 pytestmark = [*template_support.marks, pytest.mark.usefixtures("nothing_left")]
 nothing_left = template_support.nothing_left  # a fixture
@@ -20,12 +21,12 @@ always = template_support.always  # a fixture
 
 
 def with_parent(*args):
-    """An initializer: return its arguments, and the process that has forked the worker."""
+    """Initializer: return the arguments, and the pid of the process that forked the worker."""
     return args, os.getppid()
 
 
 def present_parent(initret):
-    """Return the parent of a worker, and whether it is the process that has forked it."""
+    """Return the pid of the worker's parent, and whether that process forked the worker."""
     return os.getppid(), os.getppid() == initret[1]
 
 
@@ -40,7 +41,7 @@ def call_at_last(pool, func):
 
 
 def running_template(pool):
-    """Return the template of a worker whose template is running."""
+    """Return the pid of a template that is running and has a worker in the pool."""
     server = multiprocessing.forkserver._forkserver._forkserver_pid
     deadline = time.monotonic() + TIMEOUT
     while True:

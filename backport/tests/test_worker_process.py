@@ -1,4 +1,4 @@
-"""Worker processes that are interrupted, that ignore signals, and that lose their parent."""
+"""Worker processes that are interrupted, ignore signals, or outlive their parent process."""
 
 import contextlib
 import multiprocessing
@@ -15,6 +15,7 @@ import pytest
 from conftest import TIMEOUT, wait_until
 from multiprocessing_initret import WorkerLostError
 from multiprocessing_initret._worker.process import ResultInterrupted, Results
+from pool_support import is_running
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no signals")
 
@@ -48,16 +49,6 @@ def check(pool):
 def wait_until_idle(pool):
     """Wait until a worker reads from the task pipe, and the others wait for its lock."""
     wait_until(pool._inqueue._rlock._semlock._is_zero)
-
-
-def is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] != "Z"
-    return True
 
 
 #
