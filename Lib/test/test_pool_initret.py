@@ -24,9 +24,6 @@ class _TestPoolInitret(BaseTestCase):
     METHODS = ('apply', 'apply_async', 'map', 'map_async', 'imap',
                'imap_unordered', 'starmap', 'starmap_async')
 
-    class InitializerError(Exception):
-        pass
-
     @classmethod
     def setUpClass(cls):
         # Keep the workers from logging the exceptions of their initializers.
@@ -84,13 +81,13 @@ class _TestPoolInitret(BaseTestCase):
 
     @classmethod
     def fail(cls):
-        raise cls.InitializerError('failed')
+        raise ZeroDivisionError('failed')
 
     @classmethod
     def fail_three_times(cls, calls):
         calls.append(len(calls))
         if len(calls) <= 3:
-            raise cls.InitializerError(len(calls))
+            raise ZeroDivisionError(len(calls))
 
     @staticmethod
     def raising_iterable():
@@ -138,7 +135,7 @@ class _TestPoolInitret(BaseTestCase):
         pool = self.make_pool(1, self.fail)
         for method in self.METHODS:
             with self.subTest(method=method):
-                with self.assertRaisesRegex(self.InitializerError, 'failed'):
+                with self.assertRaisesRegex(ZeroDivisionError, 'failed'):
                     self.call(pool, method, self.describe, range(2))
 
     def test_initializer_recovers(self):
@@ -148,7 +145,7 @@ class _TestPoolInitret(BaseTestCase):
         with self.assertLogs(util.get_logger(), 'WARNING') as logged:
             pool = self.make_pool(1, self.fail_three_times, (calls,))
             for number in 2, 3:     # the first call is made at the start
-                with self.assertRaises(self.InitializerError) as caught:
+                with self.assertRaises(ZeroDivisionError) as caught:
                     self.call(pool, 'apply_async', self.describe, [0])
                 self.assertEqual(caught.exception.args, (number,))
             for method in self.METHODS:     # initret is None
@@ -156,7 +153,7 @@ class _TestPoolInitret(BaseTestCase):
                                  [((0,), {}, None)])
         self.assertEqual(len(calls), 4)
         record, = logged.records
-        self.assertIs(record.exc_info[0], self.InitializerError)
+        self.assertIs(record.exc_info[0], ZeroDivisionError)
 
     @warnings_helper.ignore_fork_in_thread_deprecation_warnings()
     def test_maxtasksperchild(self):

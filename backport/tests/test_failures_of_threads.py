@@ -83,15 +83,9 @@ def test_task_handler(pool, monkeypatch):
 
 
 def test_task_handler_of_a_pool_that_closes(pool, monkeypatch):
-<<<<<<< HEAD
-    """It cannot send the messages that make workers exit."""
-    monkeypatch.setattr(ProcessSupervisor, "_shut_down_workers", raise_unexpected)
-    end(pool, "close")
-=======
     """The task handler cannot send the messages that make workers exit."""
-    monkeypatch.setattr(ProcessSupervisor, "_dismiss_workers", raise_unexpected)
+    monkeypatch.setattr(ProcessSupervisor, "_shut_down_workers", raise_unexpected)
     end_pool(pool, "close")
->>>>>>> prosec
     assert not multiprocessing.active_children()
 
 

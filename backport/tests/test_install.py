@@ -7,6 +7,7 @@ import multiprocessing.dummy
 import multiprocessing.pool
 import os
 import pathlib
+import shutil
 import sys
 import threading
 
@@ -311,7 +312,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(
-    sys.version_info < (3, 8) or not OVERLAY.exists(), reason="this Python cannot be patched"
+    sys.version_info < (3, 8) or not OVERLAY.exists() or not shutil.which("git"),
+    reason="this Python cannot be patched, or there is no git",
 )
 def test_guarantees_on_a_patched_interpreter(python, tmp_path, start_method):
     if not HAS_EXPECT_INITRET:
