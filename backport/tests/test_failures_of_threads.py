@@ -10,10 +10,10 @@ import pytest
 from conftest import TIMEOUT
 from multiprocessing_initret import ThreadPool, WorkerLostError
 from multiprocessing_initret._parent.collector import Collector
+from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
 from multiprocessing_initret._parent.reaper import Reaper
 from multiprocessing_initret._parent.starter import Starter
-from multiprocessing_initret._parent.workforce import Workforce
 from pool_support import KILL, add, check_pool, create_pool, end_pool, error_of
 
 
@@ -58,15 +58,15 @@ def check_broken(pool, *results):
         (Reaper, "reap"),
         (Reaper, "_recover"),
         (ProcessSupervisor, "_create"),
-        (Workforce, "_try_to_start"),
-        (Workforce, "_handle_failed_start"),
+        (Starter, "_try_to_start"),
+        (Starter, "_handle_failed_start"),
     ],
 )
 def test_worker_handler(pool, monkeypatch, cls, name):
     """The worker handler fails while it reaps a killed worker or starts the replacement."""
     result = pool.apply_async(wait)
     if name == "_handle_failed_start":
-        monkeypatch.setattr(Starter, "start", raise_unexpected)
+        monkeypatch.setattr(Launcher, "launch", raise_unexpected)
     monkeypatch.setattr(cls, name, raise_unexpected)
     # One of the two workers runs the task.
     kill(pool._pool[0])

@@ -9,7 +9,7 @@ import signal
 import pytest
 from conftest import TIMEOUT, wait_until
 from multiprocessing_initret import WorkerLostError
-from multiprocessing_initret._parent.workforce import Workforce
+from multiprocessing_initret._parent.starter import Starter
 from pool_support import add, call_with_timeout, check_pool, create_pool, end_pool, error_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
@@ -121,7 +121,7 @@ def test_pauses(make, make_fork_fail, monkeypatch):
         pauses.append(seconds)
 
     pool = make(2)
-    monkeypatch.setattr(Workforce, "_pause", pause)
+    monkeypatch.setattr(Starter, "_pause", pause)
     make_fork_fail(15)
     kill(pool._pool[0])
     wait_until(lambda: living(pool) == 2)

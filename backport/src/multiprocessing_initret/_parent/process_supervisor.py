@@ -20,7 +20,7 @@ holds the step it is at, and a result pipe of its own:
 
     thread           runs
     ---------------  -----------------------------------------------------------------
-    worker handler   process(), Workforce.start(), Workforce.reap()
+    worker handler   process(), Starter.start(), Workforce.reap()
     task handler     _send(): TaskPipe.send(), Workforce.wait_for_exit()
     result handler   Collector.get()
     any              terminate(): Workforce.terminate()
@@ -39,6 +39,7 @@ from .._worker.tasks import raise_error
 from . import template
 from .collector import Collector
 from .critical_section import CriticalSection
+from .launcher import Launcher
 from .main_module import explain_unpicklable
 from .reaper import Reaper
 from .result_pipes import result_pipes
@@ -90,13 +91,15 @@ class ProcessSupervisor(Supervisor):
             self._log,
             functools.partial(_break_pool, weakref.ref(self)),
         )
-        self._workforce: "Any" = None  # until the first worker is created
+        # None until the first worker is created.
+        self._workforce: "Any" = None
+        self._starter: "Any" = None
         self._template: "Any" = None
         self._standard.replace(pool, _quick_put=self._send, _quick_get=self._collector.get)
         module(package, "util").register_after_fork(self, ProcessSupervisor._after_fork)
 
     def constructed(self) -> None:
-        self._workforce.constructed()
+        self._starter.constructed()
 
     def _after_fork(self) -> None:
         self._task_pipe.close_in_child()
@@ -109,7 +112,7 @@ class ProcessSupervisor(Supervisor):
         try:
             return self._create(*context, target=target, args=args, **kwds)
         except Exception as error:
-            if self._workforce is None or self._workforce.is_constructing():
+            if self._workforce is None or self._starter.is_constructing():
                 raise
             # An exception would end the worker handler.
             self._workforce.break_pool(f"{error!r} while a worker was created", error)
@@ -125,7 +128,7 @@ class ProcessSupervisor(Supervisor):
                 *context, target=run_process, args=(self._package, *bound), **kwds
             )
 
-        return self._workforce.create(make_process)
+        return self._starter.create(make_process)
 
     def _prepare(self, replaced: "Any") -> "Any":
         initargs = super()._prepare(replaced)
@@ -133,16 +136,15 @@ class ProcessSupervisor(Supervisor):
             self._template = template.Template(self._package, self._ctx, initargs)
             records = Records(self._package, 2 * self._standard.size() + _SPARE_RECORDS)
             reaper = Reaper(self._standard.size, records, self._task_pipe, self._collector)
-            unpickling = self._collector.unpickling
             self._workforce = Workforce(
-                self._standard,
-                self._section,
-                Starter(self._ctx, self._standard, records, self._template, reaper, unpickling),
-                reaper,
-                self._task_pipe,
-                self._collector,
-                self._wait,
-                self._log,
+                self._section, records, reaper, self._task_pipe, self._collector, self._log
+            )
+            unpickling = self._collector.unpickling
+            launcher = Launcher(
+                self._ctx, self._standard, records, self._template, reaper, unpickling
+            )
+            self._starter = Starter(
+                self._standard, self._section, launcher, self._workforce, self._wait, self._log
             )
         return initargs
 

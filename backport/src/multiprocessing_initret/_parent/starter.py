@@ -1,96 +1,147 @@
-"""Start worker processes, and fork them only while no result is unpickled."""
+"""Start workers: as soon as they are needed, or later if that fails while others are alive."""
 
-from .._shared.errors import WorkerLostError
-from .main_module import startup_failure_hint
+import threading
+
+from .._worker.process import Channel
+from .worker_process import PlaceholderProcess, WorkerProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
-    from typing import Any
+    from typing import Any, Callable, List, Optional
 
-    from .._shared.record import Records
-    from .reaper import Reaper
+    from .critical_section import CriticalSection
+    from .launcher import Launcher
     from .standard_pool import StandardPool
-    from .template import Template
-    from .worker_process import WorkerProcess
+    from .workforce import Workforce
 
-# Time, in seconds, between checks whether the pool still needs a worker whose start waits until
-# a result has been unpickled.
-_UNPICKLING_INTERVAL = 0.1
+# Shortest and longest pause, in seconds, before another attempt to start a worker.
+_FIRST_PAUSE = 0.01
+_LAST_PAUSE = 1.0
 
 
 class Starter:
-    """Starts worker processes, each with a record and a result pipe of its own.
+    """Starts the workers of one pool, and repeats a start that has failed.
 
-    The worker handler and the constructor of the pool call it.
+    The constructor of the pool calls it, and then the worker handler.
 
-    :param ctx: the context of the pool
     :param standard: the private attributes of the pool
-    :param records: the records of the workers
-    :param template: the fork server of this pool, if one pays
-    :param reaper: counts how earlier workers exited
-    :param unpickling: a lock that is held while a result is unpickled, because no process may
-        be forked then
+    :param section: a section in which the pool is not terminated by the garbage collector
+    :param launcher: starts one process
+    :param workforce: the workers that have been started
+    :param wait: ``multiprocessing.connection.wait``
+    :param log: logs a warning
     """
 
     def __init__(
         self,
-        ctx: "Any",
         standard: "StandardPool",
-        records: "Records",
-        template: "Template",
-        reaper: "Reaper",
-        unpickling: "threading.Lock",
+        section: "CriticalSection",
+        launcher: "Launcher",
+        workforce: "Workforce",
+        wait: "Any",
+        log: "Callable[[str], None]",
     ) -> None:
-        self._ctx = ctx
         self._standard = standard
-        self.records = records
-        self._template = template
-        self._reaper = reaper
-        self._unpickling = unpickling
+        self._section = section
+        self._launcher = launcher
+        self._workforce = workforce
+        self._wait = wait
+        self._log = log
+        self._constructing: "Optional[threading.Thread]" = threading.current_thread()
+        self._has_failed = False
 
-    def start(self, worker: "WorkerProcess") -> bool:
-        """Start a worker and return True, or return False if the pool does not need it any more.
+    def constructed(self) -> None:
+        """Called when the constructor of the pool is about to return."""
+        self._constructing = None
 
-        :raises Exception: any exception of ``Process.start()``
+    def is_constructing(self) -> bool:
+        """Return whether this thread is constructing the pool."""
+        return threading.current_thread() is self._constructing
+
+    def create(self, make_process: "Callable[[Channel], Any]") -> "Any":
+        """Return a worker that is not started yet.
+
+        :param make_process: returns a process object for a channel, which is completed when
+            the process is started
         """
-        channel = worker.channel
-        worker.reader, channel.writer = self._ctx.Pipe(duplex=False)
-        record, is_started = None, False
-        try:
-            record = channel.record = self.records.acquire()
-            channel.is_lazy = self._reaper.is_lazy(record)
-            worker.generation = self._reaper.generation
-            self._template.adopt(worker.process)
-            is_started = self._start_process(worker.process)
-        finally:
-            channel.writer.close()
-            if not is_started:
-                worker.reader.close()
-                if record is not None:
-                    self.records.release(record)
-        if is_started:
-            worker.watch_process()
-        return is_started
+        self._workforce.reap()
+        if not self._workforce.accepts_workers():
+            return PlaceholderProcess()
+        channel = Channel()
+        return WorkerProcess(self.start, make_process(channel), channel)
 
-    def _start_process(self, process: "Any") -> bool:
-        # Deadlock: the result handler may unpickle a result whose module is being imported by a
-        # thread that terminates the pool, and terminate() waits for the current thread.
-        while not self._unpickling.acquire(True, _UNPICKLING_INTERVAL):
-            if not self._standard.needs_workers():
-                return False
+    def start(self, worker: WorkerProcess) -> bool:
+        """Start a worker, and return whether it has been started.
+
+        A failed start is repeated while other workers are alive, because a lack of processes
+        or descriptors may be transient.
+
+        :raises Exception: in the constructor of the pool, any exception of ``Process.start()``
+        """
         try:
-            process.start()
+            if not self._try_to_start(worker):
+                return self._start_later(worker)
+            return True
+        except Exception as error:
+            if self.is_constructing():
+                # Before Python 3.8 the standard constructor leaves the other workers running.
+                self._workforce.terminate()
+                raise self._launcher.failed_in_constructor(error) from error.__cause__
+            # An exception would end the worker handler.
+            self._workforce.break_pool(f"{error!r} while a worker was started", error)
+            return False
+
+    def _start_later(self, worker: WorkerProcess) -> bool:
+        """Try to start a worker again and again, until the pool does not need it any more."""
+        pause = _FIRST_PAUSE
+        notifier = self._standard.change_notifier()
+        try:
+            while self._workforce.accepts_workers() and self._standard.needs_workers():
+                self._pause(pause, notifier)
+                pause = min(2 * pause, _LAST_PAUSE)
+                if self._try_to_start(worker):
+                    return True
+            return False
         finally:
-            self._unpickling.release()
+            if notifier is not None:
+                # _pause() has emptied the notifier.  Wake the worker handler, because the
+                # state of the pool may have changed.
+                notifier.put(None)
+
+    def _try_to_start(self, worker: WorkerProcess) -> bool:
+        if not self._workforce.accepts_workers():
+            return False
+        try:
+            with self._section:
+                self._workforce.starting.append(worker)
+                if not self._launcher.launch(worker):
+                    return False
+                self._workforce.add(worker, self.is_constructing())
+        except Exception as error:
+            if self.is_constructing():
+                raise
+            self._handle_failed_start(error)
+            return False
+        finally:
+            self._workforce.starting.remove(worker)
+        self._has_failed = False
         return True
 
-    def failed_in_constructor(self, error: Exception) -> Exception:
-        """Close the template, and return the exception that the constructor of the pool raises."""
-        self._template.close()
-        if not isinstance(error, (ConnectionError, EOFError)):
-            return error
-        # Since Python 3.13.1 a fork server imports the main module, and exits if that fails.
-        lost = WorkerLostError(f"no worker could be started. {startup_failure_hint()}")
-        lost.__cause__ = error
-        return lost
+    def _handle_failed_start(self, error: Exception) -> None:
+        """Log that a worker could not be started; break the pool if no worker is alive."""
+        reason = f"a worker could not be started: {error!r}"
+        if not any(worker.exitcode is None for worker in self._workforce.workers):
+            self._workforce.break_pool(reason, error)
+        elif not self._has_failed:
+            self._has_failed = True
+            self._log(reason)
+
+    def _pause(self, seconds: float, notifier: "Any") -> None:
+        """Wait until a worker exits or the pool is closed, but not longer than *seconds*."""
+        waited: "List[Any]" = [worker.sentinel for worker in self._workforce.workers]
+        if notifier is not None:
+            waited.append(notifier._reader)
+        self._wait(waited, seconds)
+        while notifier is not None and not notifier.empty():
+            notifier.get()
+        self._workforce.reap()

@@ -1,23 +1,21 @@
-"""The worker processes of a pool: their start, their reaping, and their termination."""
+"""The worker processes of a pool: their reaping and their termination."""
 
 import os
 import threading
 import time
 
 from .._shared.errors import WorkerLostError
-from .._worker.process import Channel
-from .worker_process import PlaceholderProcess, WorkerProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional
+    from typing import Callable, List, Optional
 
+    from .._shared.record import Records
     from .collector import Collector
     from .critical_section import CriticalSection
     from .reaper import Reaper
-    from .standard_pool import StandardPool
-    from .starter import Starter
     from .task_pipe import TaskPipe
+    from .worker_process import WorkerProcess
 
 #: Time, in seconds, after which a worker that ignores SIGTERM is killed.
 TERMINATION_TIMEOUT = 10.0
@@ -25,58 +23,47 @@ TERMINATION_TIMEOUT = 10.0
 # Time, in seconds, between checks for killed workers while waiting for workers to exit.
 _REAP_INTERVAL = 0.1
 
-# Shortest and longest pause, in seconds, before another attempt to start a worker.
-_FIRST_PAUSE = 0.01
-_LAST_PAUSE = 1.0
-
 
 class Workforce:
     """The worker processes of one pool.
 
-    The worker handler starts and reaps workers.  When the pool is closed, the task handler
+    The worker handler adds and reaps workers.  When the pool is closed, the task handler
     waits for them; any thread may terminate them.  ``_lock`` guards ``workers`` and
     ``is_stopped``.
 
-    :param standard: the private attributes of the pool
     :param section: a section in which the pool is not terminated by the garbage collector
-    :param starter: starts the processes of the workers
+    :param records: the records of the workers
     :param reaper: recovers what workers held when they exited
     :param tasks: the pipe that workers read tasks from
     :param collector: receives the results of the workers
-    :param wait: ``multiprocessing.connection.wait``
     :param log: logs a warning
     """
 
     def __init__(
         self,
-        standard: "StandardPool",
         section: "CriticalSection",
-        starter: "Starter",
+        records: "Records",
         reaper: "Reaper",
         tasks: "TaskPipe",
         collector: "Collector",
-        wait: "Any",
         log: "Callable[[str], None]",
     ) -> None:
-        self._standard = standard
         self._section = section
-        self._starter = starter
+        self._records = records
         self._reaper = reaper
         #: the workers that have been started and have not been reaped
         self.workers = reaper.workers
+        #: the workers that are being started
+        self.starting: "List[WorkerProcess]" = []
         self._tasks = tasks
         self._collector = collector
-        self._wait = wait
         self._log = log
-        self._constructing: "Optional[threading.Thread]" = threading.current_thread()
         #: why the pool is broken; empty if it is not
         self.broken = ""
         self._cause: "Optional[BaseException]" = None
         #: whether the pool has been terminated
         self.is_stopped = False
         self._lock = threading.Lock()
-        self._has_failed_to_start = False
-        self._starting: "List[WorkerProcess]" = []
 
     def close_in_child(self) -> None:
         """Close the parent's ends of all result pipes in a worker that has just been forked.
@@ -84,116 +71,25 @@ class Workforce:
         If the parent dies, a worker that sends a result must receive an error, which it does
         only if no process has the parent's end of its pipe open.
         """
-        for worker in [*self.workers, *self._starting]:
+        for worker in [*self.workers, *self.starting]:
             worker.reader.close()
 
-    def constructed(self) -> None:
-        """Called when the constructor of the pool is about to return."""
-        self._constructing = None
+    # -- Add, in the worker handler -------------------------------------------------------
 
-    def is_constructing(self) -> bool:
-        """Return whether this thread is constructing the pool."""
-        return threading.current_thread() is self._constructing
-
-    # -- Start, in the worker handler ------------------------------------------------------
-
-    def create(self, make_process: "Callable[[Channel], Any]") -> "Any":
-        """Return a worker that is not started yet.
-
-        :param make_process: returns a process object for a channel, which is completed when
-            the process is started
-        """
-        self.reap()
-        if self.broken or self.is_stopped:
-            return PlaceholderProcess()
-        channel = Channel()
-        return WorkerProcess(self.start, make_process(channel), channel)
-
-    def start(self, worker: WorkerProcess) -> bool:
-        """Start a worker, and return whether it has been started.
-
-        A failed start is repeated while other workers are alive, because a lack of processes
-        or descriptors may be transient.
-
-        :raises Exception: in the constructor of the pool, any exception of ``Process.start()``
-        """
-        try:
-            if not self._try_to_start(worker):
-                return self._start_later(worker)
-            return True
-        except Exception as error:
-            if self.is_constructing():
-                # Before Python 3.8 the standard constructor leaves the other workers running.
-                self.terminate()
-                raise self._starter.failed_in_constructor(error) from error.__cause__
-            # An exception would end the worker handler.
-            self.break_pool(f"{error!r} while a worker was started", error)
-            return False
-
-    def _start_later(self, worker: WorkerProcess) -> bool:
-        """Try to start a worker again and again, until the pool does not need it any more."""
-        pause = _FIRST_PAUSE
-        notifier = self._standard.change_notifier()
-        try:
-            while self._can_start() and self._standard.needs_workers():
-                self._pause(pause, notifier)
-                pause = min(2 * pause, _LAST_PAUSE)
-                if self._try_to_start(worker):
-                    return True
-            return False
-        finally:
-            if notifier is not None:
-                # _pause() has emptied the notifier.  Wake the worker handler, because the
-                # state of the pool may have changed.
-                notifier.put(None)
-
-    def _can_start(self) -> bool:
+    def accepts_workers(self) -> bool:
+        """Return whether workers may still be started."""
         return not self.broken and not self.is_stopped
 
-    def _try_to_start(self, worker: WorkerProcess) -> bool:
-        if not self._can_start():
-            return False
-        try:
-            with self._section:
-                self._starting.append(worker)
-                if not self._starter.start(worker):
-                    return False
-                self._add(worker)
-        except Exception as error:
-            if self.is_constructing():
-                raise
-            self._handle_failed_start(error)
-            return False
-        finally:
-            self._starting.remove(worker)
-        self._has_failed_to_start = False
-        return True
+    def add(self, worker: "WorkerProcess", is_first: bool) -> None:
+        """Add a worker that has been started.
 
-    def _add(self, worker: WorkerProcess) -> None:
+        :param is_first: whether the threads of the pool have not started yet
+        """
         with self._lock:
             self.workers.append(worker)
             if self.is_stopped:
                 worker.terminate()
-        self._collector.add_worker(worker, self.is_constructing())
-
-    def _handle_failed_start(self, error: Exception) -> None:
-        """Log that a worker could not be started; break the pool if no worker is alive."""
-        reason = f"a worker could not be started: {error!r}"
-        if not any(worker.exitcode is None for worker in self.workers):
-            self.break_pool(reason, error)
-        elif not self._has_failed_to_start:
-            self._has_failed_to_start = True
-            self._log(reason)
-
-    def _pause(self, seconds: float, notifier: "Any") -> None:
-        """Wait until a worker exits or the pool is closed, but not longer than *seconds*."""
-        waited: "List[Any]" = [worker.sentinel for worker in self.workers]
-        if notifier is not None:
-            waited.append(notifier._reader)
-        self._wait(waited, seconds)
-        while notifier is not None and not notifier.empty():
-            notifier.get()
-        self.reap()
+        self._collector.add_worker(worker, is_first)
 
     # -- Reap, in the worker handler or the task handler -----------------------------------
 
@@ -231,7 +127,7 @@ class Workforce:
             return
         self._cause = cause
         self.broken = "the pool is broken: " + reason
-        self._tasks.stop_workers(self._starter.records)
+        self._tasks.stop_workers(self._records)
         self._collector.fail_all(self.broken_error())
         self._log(self.broken)
         for worker in list(self.workers):
@@ -272,7 +168,7 @@ class Workforce:
         """Terminate all workers, and start no others."""
         with self._lock:
             self.is_stopped = True
-        self._tasks.stop_workers(self._starter.records)
+        self._tasks.stop_workers(self._records)
         workers = list(self.workers)
         for worker in workers:
             if worker.exitcode is None:
