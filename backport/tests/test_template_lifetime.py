@@ -46,7 +46,9 @@ def running_template(pool):
     deadline = time.monotonic() + TIMEOUT
     while True:
         parent, is_running_ = call_at_last(pool, present_parent)
-        if is_running_ and parent != server:
+        # A worker whose template was killed before it called the initializer is a child of
+        # process 1, and runs tasks until it is reaped.
+        if is_running_ and parent not in (1, server):
             return parent
         assert time.monotonic() < deadline
 
