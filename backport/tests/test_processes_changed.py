@@ -130,9 +130,9 @@ if __name__ == "__main__":
     with multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True) as pool:
         for result in [pool.apply_async(work, (item,)) for item in range(6)]:
             try:
-                print(result.get(60))
+                print(result.get(60), flush=True)
             except multiprocessing_initret.WorkerLostError as error:
-                print(error.exitcode)
+                print(error.exitcode, flush=True)
         pool.close()
         pool.join()
 """
