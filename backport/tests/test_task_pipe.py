@@ -117,7 +117,7 @@ class Worker:
         stepping_record = types.SimpleNamespace(
             set=steps.around(record.set), records=types.SimpleNamespace(integers=integers)
         )
-        channel = types.SimpleNamespace(record=stepping_record, is_lazy=True)
+        channel = types.SimpleNamespace(record=stepping_record, is_lazy=True, parent_pid=None)
         self._tasks = RecordedTasks("multiprocessing", stepping_queue, None, "", channel)
 
     def run(self, count):

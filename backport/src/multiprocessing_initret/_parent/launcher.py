@@ -1,12 +1,14 @@
 """Start worker processes, and fork them only while no result is unpickled."""
 
+import os
+
 from .._shared.errors import WorkerLostError
 from .main_module import startup_failure_hint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from typing import Any
+    from typing import Any, Optional
 
     from .._shared.record import Records
     from .reaper import Reaper
@@ -60,6 +62,7 @@ class Launcher:
         try:
             record = channel.record = self._records.acquire()
             channel.is_lazy = self._reaper.is_lazy(record)
+            channel.parent_pid = self._parent_pid(worker.process)
             worker.generation = self._reaper.generation
             self._template.adopt(worker.process)
             is_started = self._start_process(worker.process)
@@ -72,6 +75,10 @@ class Launcher:
         if is_started:
             worker.watch_process()
         return is_started
+
+    def _parent_pid(self, process: "Any") -> "Optional[int]":
+        method = getattr(process, "_start_method", None) or self._ctx.get_start_method()
+        return os.getpid() if method in ("fork", "spawn") else None
 
     def _start_process(self, process: "Any") -> bool:
         # Deadlock: the result handler may unpickle a result whose module is being imported by a

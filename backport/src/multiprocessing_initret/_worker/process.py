@@ -41,12 +41,16 @@ _CHECK_INTERVAL = None if sys.platform == "darwin" else 3.0
 _MAX_ATOMIC = getattr(select, "PIPE_BUF", sys.maxsize)
 
 
-def _parent_watch(package: str) -> "Callable[[], bool]":
-    """Return a function that reports whether the process that owns the pool is alive."""
+def _parent_watch(package: str, parent_pid: "Optional[int]") -> "Callable[[], bool]":
+    """Return a function that reports whether the process that owns the pool is alive.
+
+    :param parent_pid: pid of that process if it is the parent of this one, otherwise None
+    """
     # When the parent of a forked or spawned process exits, getppid() changes, except on Windows.
     # It does not change under a fork server, which lives as long as its children.
     getppid = os.getppid if os.name == "posix" else int
-    ppid = getppid()
+    # The parent may have died before this line, so that getppid() has changed already.
+    ppid = parent_pid if parent_pid is not None and os.name == "posix" else getppid()
     # Since Python 3.8, multiprocessing.parent_process() exists.  It does not suffice under fork:
     # other workers inherit the end of the pipe whose closing would show that the parent exited.
     parent = getattr(module(package, "process"), "parent_process", lambda: None)()
@@ -70,6 +74,8 @@ class Channel:
     record: "Record"
     #: whether the worker calls the initializer only when it has a task
     is_lazy: bool
+    #: pid of the process that owns the pool, or None if a fork server starts the worker
+    parent_pid: "Optional[int]"
 
 
 class RecordedTasks(Tasks):
@@ -89,7 +95,7 @@ class RecordedTasks(Tasks):
     ) -> None:
         self._loads = module(package, "reduction").ForkingPickler.loads
         self._record: "Record" = channel.record
-        self._parent_is_alive = _parent_watch(package)
+        self._parent_is_alive = _parent_watch(package, channel.parent_pid)
         super().__init__(package, inqueue, initargs, hint, channel.is_lazy)
 
     def _initialize(self) -> None:
