@@ -5,6 +5,7 @@ import importlib.util
 import multiprocessing
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,8 @@ import textwrap
 import pytest
 
 TIMEOUT = 100  # seconds
+# A shell starts background jobs with SIGINT ignored, and the programs would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.rst",
