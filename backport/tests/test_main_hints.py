@@ -18,7 +18,7 @@ if __name__ == "__main__":
     try:
         print(pool.apply_async(add, (1,)).get(60))
     except Exception as error:
-        print(type(error).__name__, error)
+        print(type(error).__name__, error, flush=True)
     pool.terminate()
     pool.join()
 """
@@ -90,7 +90,7 @@ program = runpy.run_path("program.py", run_name="__main__")
 try:
     program["pool"].apply_async(program["add"], (1,)).get(60)
 except Exception as error:
-    print(type(error).__name__, error)
+    print(type(error).__name__, error, flush=True)
 program["pool"].terminate()
 """
 

@@ -202,9 +202,9 @@ if __name__ == "__main__":
     with multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True) as pool:
         for result in [pool.apply_async(take, (n,)) for n in (1, 2, 2048, 3, 4, 5)]:
             try:
-                print(result.get(60))
+                print(result.get(60), flush=True)
             except Exception as error:
-                print(type(error).__name__, error)
+                print(type(error).__name__, error, flush=True)
 """
 
 
