@@ -214,10 +214,10 @@ if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     os.kill(pool._pool[0].pid, signal.SIGKILL)
     wait_until(lambda: os.path.getsize("log"))
-    print(pool.map_async(add, range(3), chunksize=1).get(50), living())
+    print(pool.map_async(add, range(3), chunksize=1).get(50), living(), flush=True)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     wait_until(lambda: living() == 2)
-    print(pool.map_async(add, range(3), chunksize=1).get(50))
+    print(pool.map_async(add, range(3), chunksize=1).get(50), flush=True)
     pool.close()
     pool.join()
 """
