@@ -214,14 +214,7 @@ def run_process(
     """
     tasks = RecordedTasks(package, inqueue, initargs, hint, channel)
     try:
-        run_loop(
-            package,
-            target,
-            args,
-            inqueue=tasks,
-            outqueue=Results(package, channel.writer, tasks),
-            initializer=tasks.initialize,
-            initargs=(),
-        )
+        results = Results(package, channel.writer, tasks)
+        run_loop(package, target, args, tasks, results, tasks.initialize)
     finally:
         tasks.clear()

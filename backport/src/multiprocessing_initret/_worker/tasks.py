@@ -183,14 +183,27 @@ class Tasks:
 
 
 def run_loop(
-    package: str, target: "Callable[..., object]", args: "Tuple[Any, ...]", **replacements: "Any"
+    package: str,
+    target: "Callable[..., object]",
+    args: "Tuple[Any, ...]",
+    tasks: Tasks,
+    outqueue: "Any",
+    initialize: "Callable[[], None]",
 ) -> None:
-    """Run a worker's target, ``worker()`` or a subclass's own, with some arguments replaced.
+    """Run a worker's target, ``worker()`` or a subclass's own, with tasks bound to initret.
 
     :param args: the arguments of the target, in the order of the parameters of ``worker()``
-    :param replacements: arguments by the names of these parameters
+    :param tasks: replaces the argument *inqueue*
+    :param outqueue: replaces the argument *outqueue*
+    :param initialize: replaces the argument *initializer*
     """
     names = parameters(module(package, "pool").worker)
+    replacements = {
+        "inqueue": tasks,
+        "outqueue": outqueue,
+        "initializer": initialize,
+        "initargs": (),
+    }
     target(*(replacements.get(name, arg) for name, arg in zip(names, args)), *args[len(names) :])
 
 
@@ -206,14 +219,6 @@ def run_worker(
     """Run a worker of a pool whose queues are not the standard ones."""
     tasks = Tasks(package, inqueue, initargs, hint)
     try:
-        run_loop(
-            package,
-            target,
-            args,
-            inqueue=tasks,
-            outqueue=outqueue,
-            initializer=tasks.initialize,
-            initargs=(),
-        )
+        run_loop(package, target, args, tasks, outqueue, tasks.initialize)
     finally:
         tasks.clear()

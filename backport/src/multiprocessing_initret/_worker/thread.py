@@ -29,15 +29,7 @@ def run_thread(
     initialize: "Callable[[], None]" = tasks.initialize
     while True:
         try:
-            run_loop(
-                package,
-                target,
-                args,
-                inqueue=tasks,
-                outqueue=outqueue,
-                initializer=initialize,
-                initargs=(),
-            )
+            run_loop(package, target, args, tasks, outqueue, initialize)
             tasks.clear()
             return
         except Exception:  # raised by a subclass's own target
