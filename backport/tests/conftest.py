@@ -95,22 +95,29 @@ def python(tmp_path):
     """Return a function that runs a new interpreter in tmp_path and returns its output.
 
     It passes *env* as environment variables, asserts that the exit code is *code*, and
-    returns stderr in place of stdout if *code* is not 0.
+    returns stderr in place of stdout if *code* is not 0.  If the interpreter hangs, the stacks
+    of its threads are part of the error.
     """
 
     def run(*args, code=0, stdin="", **env):
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable] + [str(arg) for arg in args],
             cwd=str(tmp_path),
-            env=dict(os.environ, **env),
-            input=stdin,
+            env=dict(os.environ, PYTHONFAULTHANDLER="1", **env),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,
-            timeout=TIMEOUT,
         )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout if code == 0 else done.stderr
+        with process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout=TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGABRT)
+                stdout, stderr = process.communicate(timeout=TIMEOUT)
+                raise AssertionError("the program hangs: " + stdout + stderr) from None
+        assert process.returncode == code, stdout + stderr
+        return stdout if code == 0 else stderr
 
     return run
 

@@ -112,6 +112,54 @@ def test_no_worker_is_forked_while_a_result_is_unpickled(monkeypatch):
     assert forks == [True]
 
 
+FORK_WHILE_PRINTING = """
+import fcntl, multiprocessing, os, sys, termios, threading, time
+import multiprocessing_initret
+
+reader, writer = os.pipe()
+fork = os.fork
+
+def read_everything():
+    while os.read(reader, 65536):
+        pass
+
+def fork_while_printing():
+    os.fork = fork
+    text = "x" * 1000000  # does not fit into the pipe
+    threading.Thread(target=print, args=(text,), daemon=True).start()
+    while not int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder):
+        time.sleep(0.001)
+    pid = fork()
+    if pid:
+        threading.Thread(target=read_everything, daemon=True).start()
+    return pid
+
+def work(item, initret):
+    if item == 3:
+        os._exit(3)
+    print(item, flush=True)
+    return item + initret
+
+if __name__ == "__main__":
+    sys.stdout = os.fdopen(writer, "w")
+    context = multiprocessing.get_context("fork")
+    pool = multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initret=True)
+    os.fork = fork_while_printing
+    results = [pool.apply_async(work, (item,)) for item in range(5)]
+    found = [result.get(60) for result in results if result is not results[3]]
+    pool.close()
+    pool.join()
+    print(found, os.fork is fork, file=sys.__stdout__)
+"""
+
+
+@linux
+def test_worker_is_forked_while_a_thread_prints(python, tmp_path):
+    """The lock of stdout, which the thread holds, is forked with it."""
+    (tmp_path / "program.py").write_text(FORK_WHILE_PRINTING)
+    assert python("program.py") == "[40, 41, 42, 44] True\n"
+
+
 WITHOUT_POLL = """
 import select
 for name in "poll", "epoll", "devpoll", "kqueue":

@@ -34,7 +34,7 @@ import weakref
 
 from .._shared.packages import log_warning, module
 from .._shared.record import Records
-from .._worker.process import Channel, run_process
+from .._worker.process import Channel, renew_stream_locks, run_process
 from .._worker.tasks import raise_error
 from . import template
 from .collector import Collector
@@ -102,6 +102,7 @@ class ProcessSupervisor(Supervisor):
         self._starter.constructed()
 
     def _after_fork(self) -> None:
+        renew_stream_locks()
         self._task_pipe.close_in_child()
         if self._workforce is not None:
             self._workforce.close_in_child()
