@@ -114,8 +114,10 @@ def python(tmp_path):
                 stdout, stderr = process.communicate(stdin, timeout=TIMEOUT)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGABRT)
-                stdout, stderr = process.communicate(timeout=TIMEOUT)
+                stdout, stderr = process.communicate(timeout=10)
                 raise AssertionError("the program hangs: " + stdout + stderr) from None
+            finally:
+                process.kill()
         assert process.returncode == code, stdout + stderr
         return stdout if code == 0 else stderr
 

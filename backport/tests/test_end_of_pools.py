@@ -175,11 +175,12 @@ def test_pool_in_a_forked_child(pool, by):
         writer.send(own.map_async(add, range(6), chunksize=1).get(TIMEOUT))
 
     if by == "Process":
-        process = context.Process(target=run)
+        process = context.Process(target=run, daemon=True)
         process.start()
     else:
         pid = os.fork()
         if not pid:
+            signal.alarm(2 * TIMEOUT)
             try:
                 run()
             finally:

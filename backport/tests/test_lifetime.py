@@ -87,7 +87,7 @@ def test_connection_among_initargs_is_closed(kind):
 
 
 DESCRIPTORS = """
-import multiprocessing, os, resource, sys
+import gc, multiprocessing, os, resource, sys
 import multiprocessing_initret
 
 def identity(item, initret=None):
@@ -104,6 +104,8 @@ if __name__ == "__main__":
             with multiprocessing_initret.Pool(size, dict, context=context, **kwds) as pool:
                 assert pool.map(identity, range(50), chunksize=1) == list(range(50))
                 print(len(os.listdir("/proc/self/fd")) - before)
+            del pool  # or its descriptors would count as those before the next pool
+            gc.collect()
 """
 
 

@@ -12,6 +12,7 @@ from conftest import TIMEOUT, linux
 from initargs_support import (
     MIB,
     Buffers,
+    call,
     call_each,
     call_in_pool,
     get,
@@ -134,6 +135,19 @@ def test_child_of_a_worker_does_not_inherit_the_file(spawning_method, transport)
     worker, program = call_in_pool(spawning_method, FileCounter(), get)
     assert worker > 0
     assert program == 0
+
+
+@shared_only
+@linux
+def test_ended_pool_releases_the_file(spawning_method, transport):
+    """It does so even if the program keeps the pool."""
+    if transport == "copy":
+        pytest.skip("it has no file")
+    pool = pool_of(spawning_method, 1, int, (1,))
+    with pool:
+        call(pool, get)
+        files = nameless_files(os.getpid())
+    assert nameless_files(os.getpid()) == files - 1
 
 
 PROGRAM = """

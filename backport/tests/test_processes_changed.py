@@ -92,12 +92,14 @@ def test_no_worker_is_forked_while_a_result_is_unpickled(monkeypatch):
     forks, fork = [], os.fork
 
     def recording_fork():
-        forks.append(SlowToUnpickle.may_continue.is_set())
+        is_unpickling = not SlowToUnpickle.may_continue.is_set()
+        forks.append((is_unpickling, collector.unpickling.locked()))
         return fork()
 
     context = multiprocessing.get_context("fork")
     with multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True) as pool:
         check_pool(pool)
+        collector = pool._quick_get.__self__
         monkeypatch.setattr(os, "fork", recording_fork)
         result = pool.apply_async(return_slow)
         assert SlowToUnpickle.unpickled.wait(TIMEOUT)
@@ -109,7 +111,8 @@ def test_no_worker_is_forked_while_a_result_is_unpickled(monkeypatch):
         SlowToUnpickle.may_continue.set()
         assert result_or_exception(result) == 40
         wait_until(lambda: len(forks) == 1)
-    assert forks == [True]
+    # The result handler waits for this lock before it unpickles a result.
+    assert forks == [(False, True)]
 
 
 FORK_WHILE_PRINTING = """

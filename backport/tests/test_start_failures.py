@@ -156,15 +156,16 @@ def wait(initret):
     signal.pause()
 
 
+@pytest.mark.parametrize("is_idle", [False, True])
 @pytest.mark.parametrize("how", ["close", "terminate"])
-def test_pool_ends_while_it_retries(make, make_fork_fail, how):
+def test_pool_ends_while_it_retries(make, make_fork_fail, how, is_idle):
     pool = make(2)
     fork = make_fork_fail(10**9)
     kill(pool._pool[0])
     wait_until(lambda: fork.calls >= 2)
-    result = pool.map_async(add, range(4), chunksize=1)
+    result = None if is_idle else pool.map_async(add, range(4), chunksize=1)
     end_pool(pool, how)
-    if how == "close":
+    if how == "close" and not is_idle:
         assert result.get(TIMEOUT) == [40, 41, 42, 43]
     assert not any(worker.is_alive() for worker in list(pool._pool) if worker.pid)
 
