@@ -46,11 +46,11 @@ def check(program, *options, version="3.16"):
 @pytest.fixture
 def native(tmp_path):
     """Return the program that tests the types of the package, with the pools of multiprocessing."""
-    lines = TYPED.read_text(encoding="utf-8").replace(
+    text = TYPED.read_text(encoding="utf-8").replace(
         "from multiprocessing_initret import", "from multiprocessing.pool import"
     )
     program = tmp_path / "native.py"
-    program.write_text(re.sub(r"^.*multiprocessing_initret.*\n", "", lines, flags=re.MULTILINE))
+    program.write_text(re.sub(r"^.*multiprocessing_initret.*\n", "", text, flags=re.MULTILINE))
     return program
 
 

@@ -32,7 +32,7 @@ class _TestPoolInitret(BaseTestCase):
         with warnings_helper.ignore_fork_in_thread_deprecation_warnings():
             super().setUpClass()
             cls.pool = cls.Pool(2, int, ('40',), expect_initret=True)
-        # Bounds the methods that accept no timeout.
+        # Calls methods that accept no timeout, so that a hang is a failure.
         cls.caller = multiprocessing.pool.ThreadPool(1)
 
     @classmethod

@@ -108,7 +108,7 @@ def test_wrong_arguments(name):
         expect_initret=True,
     )
     check_error(
-        TypeError("initargs must be a tuple, not int"),
+        TypeError("initargs must be an iterable of arguments, not int"),
         name,
         initializer=identity,
         initargs=1,

@@ -123,6 +123,6 @@ def test_unknown_queues(monkeypatch):
 def test_a_failed_constructor_reports_one_exception(capfd):
     with pytest.raises(ValueError, match="requires an initializer"):
         multiprocessing_initret.Pool(1, expect_initret=True)
-    with pytest.raises(TypeError, match="initargs must be a tuple, not int"):
+    with pytest.raises(TypeError, match="initargs must be an iterable of arguments, not int"):
         multiprocessing_initret.Pool(1, int, 40, expect_initret=True)
     assert capfd.readouterr().err == ""

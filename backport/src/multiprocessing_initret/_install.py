@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 _lock = threading.Lock()
 _replaced: "Dict[str, List[Tuple[Any, str, Any]]]" = {}
 
-# Key in the configuration of a process, of which each child receives a copy.  The object
-# under this key calls install() when a spawned child unpickles it; a forked child has the
+# Key in the configuration of a process, of which each child receives a copy.  A non-forked
+# child calls _replace() when it unpickles the object under this key; a forked child has the
 # changed functions in its memory.
 _CONFIG_KEY = "multiprocessing_initret"
 

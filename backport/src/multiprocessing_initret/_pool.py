@@ -17,7 +17,8 @@ def _check_initializer(initializer: object, initargs: object) -> None:
     if initializer is None:
         raise ValueError("expect_initret requires an initializer")
     if not hasattr(initargs, "__iter__"):
-        raise TypeError(f"initargs must be a tuple, not {type(initargs).__name__}")
+        name = type(initargs).__name__
+        raise TypeError(f"initargs must be an iterable of arguments, not {name}")
 
 
 def _limit_processes(processes: "Optional[int]", limit: "Optional[int]") -> "Optional[int]":
@@ -150,7 +151,7 @@ if not TYPE_CHECKING:
         :param expect_initret: whether each function that the pool runs is called with
             *initret*, the object that the initializer returned in that worker, as a keyword
             argument.  If the initializer raises an exception, it is called again for the next
-            task, and its exception is that of the task.  A task whose worker exits raises
+            task, and its exception is that of the task.  A task whose worker exits fails with
             :exc:`WorkerLostError`.
         :raises ValueError: with ``expect_initret`` and no initializer, or with more than 61
             processes on Windows before Python 3.13

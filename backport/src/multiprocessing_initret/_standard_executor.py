@@ -12,15 +12,16 @@
       _queue_management_worker(...)                   to 3.8   the same: parameters of these names
       _ExecutorManagerThread._terminate_broken        3.12 on  see whether _shutdown_lock is held
                                                                while _broken is set
-      _ThreadWakeup.clear, _WorkItem.future
+      _ThreadWakeup.clear                                      empty the wake-up pipe
+      _WorkItem.future                                         fail a task
     threading.Thread._args                            to 3.8   arguments of the function above
     concurrent.futures.thread
       ThreadPoolExecutor._initializer_failed                   break the executor
         ._broken, ._shutdown_lock, ._work_queue
-      ThreadPoolExecutor.BROKEN                       3.14 on  raise the exception of its kind
+      ThreadPoolExecutor.BROKEN                       3.14 on  fail tasks with its exception class
       ThreadPoolExecutor._create_worker_context       3.14 on  release initargs on shutdown
       ThreadPoolExecutor._initargs                    to 3.13  the same
-      _WorkItem.future
+      _WorkItem.future                                         fail a task
 
 No private name of ``concurrent.futures.interpreter`` is used.
 """

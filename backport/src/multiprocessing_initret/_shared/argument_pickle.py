@@ -23,7 +23,7 @@ _ANYWHERE = 0  # all processes: instances of built-in types
 _WHERE_IMPORTED = 1  # processes that have imported the classes: other plain data
 _NOWHERE = 2  # no process: all other objects
 
-# How instances of a class are pickled.
+# Pickling modes: how the instances of a class are pickled.
 _AS_PLAIN_DATA, _AS_GLOBAL, _INTO_STREAM, _INTO_STREAM_IF_POSSIBLE, _APART = range(5)
 
 # Classes that multiprocessing registers reducers for (in multiprocessing.managers for arrays),
@@ -46,9 +46,9 @@ class ArgumentPickle:
     therefore refer to an earlier one.  The streams of plain data come first, because a template
     loads only these.
 
-    Objects that only one process may receive (locks, queues, connections), or that are
-    pickled differently while a process is being started (a manager's proxies), are pickled
-    apart, for each process.  The streams contain placeholders for them.
+    Objects that can be pickled only while a process is being started (locks, queues,
+    connections), or are pickled differently then (a manager's proxies), are pickled apart, for
+    each process.  The streams contain placeholders for them.
 
     :param objects: the objects
     :param package: name of the package that starts the processes
@@ -136,33 +136,33 @@ def _pickler_class(package: str) -> "Any":
         def prepare(self, apart: "List[Any]") -> None:
             self.dispatch_table = {**copyreg.dispatch_table, **registered}
             self._apart = apart
-            self._ways: "Dict[type, int]" = {}
+            self._modes: "Dict[type, int]" = {}
 
         def reducer_override(self, obj: "Any") -> "Any":
             cls = type(obj)
-            way = self._ways.get(cls)
-            if way is None:
-                way = self._ways[cls] = self._way_to_pickle(cls)
-            if way == _AS_PLAIN_DATA:
+            mode = self._modes.get(cls)
+            if mode is None:
+                mode = self._modes[cls] = self._pickling_mode(cls)
+            if mode == _AS_PLAIN_DATA:
                 return NotImplemented
-            if way == _AS_GLOBAL:
+            if mode == _AS_GLOBAL:
                 self._require_global(obj)
                 return NotImplemented
             self._raise_level(_NOWHERE)
-            if way == _INTO_STREAM:
+            if mode == _INTO_STREAM:
                 return NotImplemented
-            if way == _INTO_STREAM_IF_POSSIBLE:
+            if mode == _INTO_STREAM_IF_POSSIBLE:
                 try:
                     return obj.__reduce_ex__(5)
                 except Exception:
-                    # The object may be one that only a process being started can receive,
-                    # such as a lock.  If it cannot be pickled at all, starting the process
-                    # raises the exception again.
+                    # The object may be one that can be pickled only while a process is being
+                    # started, such as a lock.  If it cannot be pickled at all, starting the
+                    # process raises the exception again.
                     pass
             self._apart.append(obj)
             return placeholder, (len(self._apart) - 1,)
 
-        def _way_to_pickle(self, cls: type) -> int:
+        def _pickling_mode(self, cls: type) -> int:
             managers = sys.modules.get(package + ".managers")
             if cls in registered and cls not in _FOR_ANY_PROCESS:
                 return _APART

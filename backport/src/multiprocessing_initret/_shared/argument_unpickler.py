@@ -16,8 +16,8 @@ def aligned(position: int) -> int:
 
 
 def placeholder(number: int) -> "Any":
-    """Placeholder, in a stream, for the object with this number among those pickled apart."""
-    raise NotImplementedError("the Unpickler below replaces this function")
+    """Stand, in a stream, for the object with this number among those pickled apart."""
+    raise NotImplementedError("Unpickler.find_class() replaces this function")
 
 
 @functools.lru_cache(maxsize=None)

@@ -14,6 +14,10 @@ class WorkerLostError(ProcessError):
     at all.  All pending tasks fail with this exception when their pool breaks or is
     terminated.
 
+    In a pool of threads, a task that raises an exception which would end its thread, such
+    as :exc:`SystemExit`, fails with this exception instead.  Its ``__cause__`` is the
+    exception that the task raised, and the thread continues.
+
     :param message: the reason, in a sentence
     :param exitcode: exit code of the worker, as
         :attr:`multiprocessing.Process.exitcode`; None if no worker exited

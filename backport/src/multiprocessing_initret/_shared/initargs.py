@@ -20,9 +20,9 @@ class InitArgs:
     """The initializer and initargs of a pool, pickled once for all its workers.
 
     A forked worker inherits the objects.  A non-forked worker receives a pickled ``InitArgs``,
-    which can be pickled only while a worker is being started.  Out-of-band buffers (of NumPy
-    arrays, Arrow tables, data frames) are then in memory once for all workers, until a worker
-    writes to its own.
+    which can be pickled only while a worker is being started.  All workers share the memory of
+    out-of-band buffers (of NumPy arrays, Arrow tables, data frames); a worker that writes to a
+    buffer gets its own copy of the pages that it writes to.
 
     :param objects: any objects that multiprocessing could pass to a process
     :param package: name of the package that starts the processes
@@ -47,8 +47,9 @@ class InitArgs:
             # Imported here because workers, which do not pickle, do not need it.
             from .argument_pickle import ArgumentPickle
 
-            # Unless a process is being started, pickling an object that only one process can
-            # receive raises an exception.  So the pickle for all workers has no such object.
+            # Hide that a process is being started: pickling a lock, for example, then raises an
+            # exception, so that the pickle for all workers contains no object that only one
+            # process can receive.
             context = module(self._package, "context")
             popen = context.get_spawning_popen()
             context.set_spawning_popen(None)
@@ -67,10 +68,10 @@ class InitArgs:
         apart: "List[Any]" = [self._objects]
         location: "Tuple[Any, ...]" = ()
         if PICKLES_ONCE:
-            made = self.pickle()
-            apart, location = made.apart, (made.memory, made.index, made.order)
-        # A pickle within the pickle of the process, so that load() raises an error in unpickling
-        # these objects, as it does for those in memory.
+            shared = self.pickle()
+            apart, location = shared.apart, (shared.memory, shared.index, shared.order)
+        # A pickle within the pickle of the process: if these objects cannot be unpickled, load()
+        # raises the exception, as it does for the objects in memory.
         pickled = bytes(module(self._package, "reduction").ForkingPickler.dumps(apart))
         return ReceivedInitArgs, (self._package, pickled, *location)
 
@@ -145,7 +146,7 @@ def preload(
     :param index: offset of the index in the memory
     :param plain: attribute of the :class:`ArgumentPickle`
     :param minimum: size of the streams, in bytes, from which a template is worthwhile
-    :returns: whether streams of that size have been loaded, which is done without imports
+    :returns: whether streams of at least that size could be loaded without imports
     """
     from .plain_data import find_plain_global
 

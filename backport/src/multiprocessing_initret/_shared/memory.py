@@ -30,7 +30,7 @@ class PosixMemory:
 
     def _own(self, package: str, fd: int, size: int) -> None:
         self._package, self._fd, self._size = package, fd, size
-        # Do not close it at exit: atexit handlers that run later may still start a worker.
+        # Do not close the descriptor at exit: atexit handlers that run later may start a worker.
         self._finalizer = weakref.finalize(self, os.close, fd)
         self._finalizer.atexit = False
 

@@ -1,9 +1,9 @@
 """Check whether classes are plain data: unpickling their instances runs no user code.
 
 A template (see ``_parent.template``) unpickles only plain data, and without imports.  Otherwise
-its workers would share the files, connections and random generators of the code that unpickling
-runs.  Classes are checked rather than objects, as there are fewer of them.  The parent checks
-the classes when it pickles, and the template checks them again when it unpickles.
+user code could create files, connections and random generators in the template, and its workers
+would share them.  Classes are checked rather than objects, as there are fewer of them.  The
+parent checks the classes when it pickles, and the template checks them again when it unpickles.
 """
 
 import copyreg
@@ -117,7 +117,7 @@ def find_plain_global(module: str, name: str) -> "Any":
 
 
 def _namespace(module: str) -> "Dict[str, Any]":
-    """Return the namespace of an imported module; empty for a lazy one, which may import."""
+    """Return the namespace of an imported module; empty for a lazy one, whose use may import."""
     found = sys.modules.get(module)
     return vars(found) if type(found) is types.ModuleType else {}
 

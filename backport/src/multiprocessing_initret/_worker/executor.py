@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 # Seconds to wait for the parent to receive a part of the traceback of a failing initializer.
 _SEND_TIMEOUT = 5
 
-# Characters of a traceback per message.  Up to 4096 bytes are written to a pipe completely or
-# not at all (on Linux and Windows).  If the worker were killed in the middle of a longer
-# message, the parent would wait for the rest of it.
+# Characters of a traceback per message, of up to four bytes each.  Up to 4096 bytes are written
+# to a pipe completely or not at all (on Linux and Windows).  If the worker were killed in the
+# middle of a longer message, the parent would wait for the rest of it.
 _CHARACTERS_PER_MESSAGE = 900
 
 # Holds initret in a worker process or an interpreter.
@@ -66,12 +66,12 @@ def send_traceback(result_queue: "Any", text: str) -> None:
     """
     from .._parent.executor import TracebackPart  # only here: few workers need it
 
-    starts = range(0, len(text), _CHARACTERS_PER_MESSAGE)
+    offsets = range(0, len(text), _CHARACTERS_PER_MESSAGE)
     parts = [
         TracebackPart(
-            os.getpid(), text[start : start + _CHARACTERS_PER_MESSAGE], start == starts[-1]
+            os.getpid(), text[offset : offset + _CHARACTERS_PER_MESSAGE], offset == offsets[-1]
         )
-        for start in reversed(starts)
+        for offset in reversed(offsets)
     ]
 
     def send() -> None:

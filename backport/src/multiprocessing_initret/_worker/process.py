@@ -64,9 +64,9 @@ def _parent_watch(package: str, parent_pid: "Optional[int]") -> "Callable[[], bo
 def renew_stream_locks() -> None:
     """Replace the locks of stdout and stderr in a process that has just been forked.
 
-    Deadlock: while a thread of the parent prints, it holds the lock of a buffer, which is forked
-    with it.  No Python version resets such a lock in the child, which would wait for it when it
-    prints, or when it exits.
+    Deadlock: while a thread of the parent prints, it holds the lock of the stream's buffer.  A
+    child that is forked meanwhile inherits the lock in this state, and would hang when it prints
+    or exits.  No Python version resets such a lock in the child.
     """
     for stream in (sys.stdout, sys.stderr):
         buffer: "Any" = getattr(stream, "buffer", None)
@@ -98,8 +98,8 @@ class RecordedTasks(Tasks):
 
     The worker's main thread alone uses it.  The lock of the task pipe, which all workers share,
     is held while a message is read from the pipe.  If the worker exits in between, for whatever
-    reason, it keeps the lock: other workers would take the rest of its message for the next
-    one.  The parent removes that rest and then releases the lock.
+    reason, it does not release the lock, because other workers would take the rest of its message
+    for the next one.  The parent removes that rest and then releases the lock.
     """
 
     #: Number of the message that was received last.
@@ -158,8 +158,8 @@ class RecordedTasks(Tasks):
 class ResultInterrupted(BaseException):
     """Ends a worker that may have sent a part of a result.
 
-    It is no Exception: the worker's loop would catch that and send another message after the
-    incomplete one.
+    It does not derive from ``Exception``, which the worker's loop would catch: the loop would
+    then send another message after the incomplete one.
     """
 
 

@@ -151,8 +151,8 @@ class Tasks:
                 self._log_failure()
 
     def _log_failure(self) -> None:
-        # logging prints warnings to stderr if a logger has no handlers, as that of
-        # multiprocessing by default.  A handler of the program's own may raise an exception.
+        # By default the logger of multiprocessing has no handlers, and logging then prints
+        # warnings to stderr.  A handler of the program's own may raise an exception.
         with contextlib.suppress(Exception):
             module(self._package, "util").get_logger().warning(
                 "initializer failed; it will be called again for the next task", exc_info=True
