@@ -16,4 +16,4 @@ def tox_before_run_commands(tox_env):
     if name.startswith("next-"):
         checkout = pathlib.Path(os.environ.get("CPYTHON") or "no checkout")
         if not (checkout / "Lib" / "multiprocessing").is_dir():
-            raise Skip("CPYTHON does not name a checkout of CPython's main branch")
+            raise Skip("CPYTHON names no checkout of CPython's main branch")

@@ -1,8 +1,7 @@
-"""The files that land in Doc/ and Misc/ render, the example runs, and blurb accepts the entry.
+"""Tests that the patched page renders, that its example runs, and that blurb accepts the entry.
 
 The environment variable CPYTHON may name a directory with CPython's source, a checkout or a
-distribution's source package.  By default it is the part of the main branch beside this project.
-Without either, only pages made of the lines that the patches quote are rendered.
+distribution's source package.  Without it, the page consists of the lines that the patch quotes.
 """
 
 import multiprocessing.pool
@@ -19,7 +18,7 @@ import test_upstream
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 PAGE = pathlib.Path("Doc", "library", "multiprocessing.rst")
-SOURCE = stand_in.MAIN if stand_in.MAIN.is_dir() else None
+SOURCE = stand_in.MAIN
 # The patch refers to this section.
 GUIDELINES = """
 .. _multiprocessing-programming:

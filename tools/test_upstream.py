@@ -1,4 +1,4 @@
-"""tools/upstream.py makes one commit in a CPython checkout, or leaves the checkout unchanged."""
+"""Tests that tools/upstream.py makes one commit in a CPython checkout, or leaves the checkout unchanged."""
 
 import pathlib
 import re
@@ -61,8 +61,8 @@ def refused(checkout, *args):
 
 @pytest.fixture
 def checkout_of_main(tmp_path):
-    if not stand_in.MAIN.is_dir():
-        pytest.skip("CPYTHON does not name a directory with CPython's main branch")
+    if not stand_in.MAIN:
+        pytest.skip("CPYTHON names no checkout of CPython's main branch")
     stand_in.make_main(tmp_path / "main")
     return tmp_path / "main"
 
