@@ -1,4 +1,4 @@
-"""Plugin of tox: skip the environments that need what this machine does not have."""
+"""Plugin of tox that skips an environment if this machine does not have what it needs."""
 
 import os
 import pathlib

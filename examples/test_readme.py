@@ -15,11 +15,11 @@ import pytest
 TIMEOUT = 100  # seconds
 # A shell starts background jobs with SIGINT ignored, and the programs would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-ROOT = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).parent.parent
 PAGES = [
-    ROOT / "README.rst",
-    ROOT / "backport" / "README.rst",
-    *sorted((ROOT / "backport" / "docs").glob("*.rst")),
+    REPOSITORY / "README.rst",
+    REPOSITORY / "backport" / "README.rst",
+    *sorted((REPOSITORY / "backport" / "docs").glob("*.rst")),
 ]
 BLOCK = re.compile(
     r"^\.\. code-block:: (python|text)\n(?:    :caption: (.+)\n)?\n((?:    .*\n|\n)+)",

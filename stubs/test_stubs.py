@@ -11,9 +11,9 @@ import sys
 import mypy
 import pytest
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
-TYPED = HERE / "backport" / "tests" / "typed.py"
-README = HERE / "README.rst"
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+TYPED = REPOSITORY / "backport" / "tests" / "typed.py"
+README = REPOSITORY / "README.rst"
 CPYTHON = os.environ.get("CPYTHON", "")
 MAIN = pathlib.Path(CPYTHON) if os.path.isdir(CPYTHON) else None
 
@@ -25,7 +25,7 @@ def typeshed(tmp_path_factory):
     shutil.copytree(
         str(pathlib.Path(mypy.__file__).parent / "typeshed"), str(directory / "patched")
     )
-    patches = sorted(map(str, (HERE / "stubs").rglob("*.patch")))
+    patches = sorted(map(str, (REPOSITORY / "stubs").rglob("*.patch")))
     subprocess.run(["git", "init", "-q"], cwd=str(directory / "patched"), check=True)
     subprocess.run(["git", "apply", *patches], cwd=str(directory / "patched"), check=True)
     return directory / "patched"

@@ -5,7 +5,7 @@
     PYTHONPATH=DEST/Lib python -m test ...
 
 DEST becomes a git repository with the Lib directory of the Python that runs this program, which
-should be a recent one.  An installation has no Doc and Misc, so each file there that a patch changes
+should be a recent one.  An installation has no Doc and Misc, so a file there that a patch changes
 consists of the lines that the patch quotes.
 """
 
@@ -54,7 +54,9 @@ def make(dest, directory="."):
         ignore=ignored,
         ignore_dangling_symlinks=True,  # Debian's sitecustomize.py, without /etc
     )
-    for patch in [path for top in ("Doc", "Lib", "Misc") for path in (REPOSITORY / top).rglob("*.patch")]:
+    for patch in [
+        path for top in ("Doc", "Lib", "Misc") for path in (REPOSITORY / top).rglob("*.patch")
+    ]:
         write_if_missing(dest / patch.relative_to(REPOSITORY).with_suffix(""), quoted(patch))
     write_if_missing(
         dest / TESTS, f"import multiprocessing\n\n{AFTER_TEST_CLASS}    raise KeyError\n"
