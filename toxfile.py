@@ -1,4 +1,4 @@
-"""Plugin of tox: skip the environments that need what this machine does not have."""
+"""Plugin of tox that skips an environment if this machine does not have what it needs."""
 
 import os
 import pathlib
@@ -16,4 +16,4 @@ def tox_before_run_commands(tox_env):
     if name.startswith("next-"):
         checkout = pathlib.Path(os.environ.get("CPYTHON") or "no checkout")
         if not (checkout / "Lib" / "multiprocessing").is_dir():
-            raise Skip("CPYTHON does not name a checkout of CPython's main branch")
+            raise Skip("CPYTHON names no checkout of CPython's main branch")

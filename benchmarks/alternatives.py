@@ -4,7 +4,7 @@
 
 Each alternative counts the bits of 2**16 integers with the table, with four workers and in
 chunks of 4096: once including the start of the workers, and once more with running workers.
-Prints the times over those of the standard Pool with a global.
+Prints the ratios of these times to those of the standard Pool with a global.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from calls import NUMBERS, count_bits, count_bits_by_global, return_table, set_g
 START_METHOD = "forkserver"  # the default on Linux since 3.14
 WORKERS = 4
 CHUNK = 4096
-ENOUGH = 0.2  # seconds for the calls with running workers
+REPEAT_FOR = 0.2  # seconds of maps with running workers
 EXPECTED = 16 * 2**15
 TABLE = [bin(number).count("1") for number in NUMBERS]
 
@@ -141,13 +141,13 @@ ALTERNATIVES = {
 
 
 def measure(alternative):
-    """Return the seconds of a map that includes the start of the workers, and of one without."""
+    """Return the seconds of a map including the start of the workers, and of one without it."""
     start = time.perf_counter()
     with alternative() as count_all:
         assert sum(count_all()) == EXPECTED
         first = time.perf_counter() - start
         start, maps = time.perf_counter(), 0
-        while time.perf_counter() - start < ENOUGH:
+        while time.perf_counter() - start < REPEAT_FOR:
             assert sum(count_all()) == EXPECTED
             maps += 1
         return first, (time.perf_counter() - start) / maps
@@ -161,7 +161,7 @@ def main():
     with contextlib.suppress(ImportError):
         import ray
 
-        # Start the cluster before: only a pool on it is measured.
+        # Start the cluster first, so that only the pool on it is measured.
         ray.init("local", num_cpus=WORKERS, include_dashboard=False, logging_level="ERROR")
     timed = {name: [] for name in ALTERNATIVES}
     for number in range(rounds + 1):
@@ -175,15 +175,15 @@ def main():
                 if number:  # the first round warms up
                     timed[name].append(seconds)
 
-    firsts, agains = {}, {}
+    with_start, running = {}, {}
     for name, seconds in timed.items():
-        firsts[name], agains[name] = zip(*seconds)
+        with_start[name], running[name] = zip(*seconds)
     save(
         "alternatives",
         [
             ({"name": f"{name}: {when}"}, seconds[name])
             for name in timed
-            for when, seconds in (("from the start", firsts), ("once more", agains))
+            for when, seconds in (("from the start", with_start), ("once more", running))
         ],
         start_method=START_METHOD,
     )
@@ -196,13 +196,13 @@ def main():
                     name,
                     *(
                         f"{ratio(seconds[name], seconds[STANDARD]):.2f}"
-                        for seconds in (firsts, agains)
+                        for seconds in (with_start, running)
                     ),
                 ]
                 for name in timed
             ],
         ),
-        f"Over {STANDARD}, with {START_METHOD}.",
+        f'Relative to "{STANDARD}", under {START_METHOD}.',
     )
 
 

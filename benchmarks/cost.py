@@ -2,9 +2,9 @@
 
     python cost.py [PYTHON ...]
 
-Prints the time with `initret` over the time with a global in the same run, in processes and
-in threads: of calls in large chunks, and of tasks of one call, by map(), imap() and
-apply().  In the rows "standard" both are a global, so these ratios show the noise.  The rows
+Prints the ratio of the time with `initret` to the time with a global in the same run, in
+processes and in threads: for calls in large chunks, and for tasks of one call, by map(), imap()
+and apply().  In the rows "standard" both are a global, so these ratios show the noise.  The rows
 "package over before" compare the package with a version that gave no guarantees.
 """
 
@@ -25,7 +25,7 @@ PROGRAM = pathlib.Path(__file__).with_name("calls.py")
 PYTHONS = sys.argv[1:] or [f"python3.{minor}" for minor in range(6, 16)] + ["pypy3.11"]
 BEFORE = "e54e573"  # the last commit in which tasks could hang
 ROUNDS = 8
-RUNS = 5  # of each delivery, in turn
+RUNS = 5  # of each variant (standard, package, before, patch), in turn
 COLUMNS = [(kind, work) for kind in KINDS for work in WORK]
 
 
@@ -38,7 +38,7 @@ def version(python):
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def package_before(directory):
+def write_package_before(directory):
     """Write the package of the commit BEFORE, and return its path, or None without that commit."""
     archive = directory / "before.tar"
     command = ["git", "archive", "--output", archive, BEFORE, "backport/src"]
@@ -61,37 +61,37 @@ def calls(python, path, *options):
 
 
 def measure(python, before, directory):
-    """Return the measured seconds, by delivery and by name."""
+    """Return the measured seconds, by variant and by name."""
     run_module = ["-m", "multiprocessing_initret"]
-    deliveries = {
+    variants = {
         "standard": [""],
         "package": [REPOSITORY / "backport" / "src", *run_module],
     }
     if before:
-        deliveries["before"] = [before, *run_module]
+        variants["before"] = [before, *run_module]
     overlay = directory / "overlay" / python
     patch = [python, REPOSITORY / "tools" / "overlay.py", overlay]
     if subprocess.run(list(map(str, patch))).returncode == 0:
-        deliveries["patch"] = [overlay]
-    timed = {delivery: {} for delivery in deliveries}
+        variants["patch"] = [overlay]
+    timed = {variant: {} for variant in variants}
     for number in range(RUNS):
-        for delivery in sorted(deliveries, reverse=number % 2):
-            for name, seconds in calls(python, *deliveries[delivery]).items():
-                timed[delivery].setdefault(name, []).extend(seconds)
+        for variant in sorted(variants, reverse=number % 2):
+            for name, seconds in calls(python, *variants[variant]).items():
+                timed[variant].setdefault(name, []).extend(seconds)
     return timed
 
 
 def rows(name, timed):
-    """Yield the ratios of one Python, by delivery."""
+    """Yield the ratios of one Python, by variant."""
 
     def row(what, ratios):
         return [name, what, *(f"{value:.2f}" for value in ratios)]
 
-    for delivery, seconds in timed.items():
-        if delivery != "before":
-            pool = "global again" if delivery == "standard" else "initret"
+    for variant, seconds in timed.items():
+        if variant != "before":
+            pool = "global again" if variant == "standard" else "initret"
             yield row(
-                delivery,
+                variant,
                 (
                     ratio(seconds[f"{kind}, {work}, {pool}"], seconds[f"{kind}, {work}, global"])
                     for kind, work in COLUMNS
@@ -107,7 +107,7 @@ def main():
     saved, printed = [], []
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
-        before = package_before(directory)
+        before = write_package_before(directory)
         for python, name in {python: version(python) for python in PYTHONS}.items():
             if not name:
                 continue
@@ -117,8 +117,8 @@ def main():
                 print(f"left out: {name} ({error})")
                 continue
             saved += [
-                ({"name": f"{name}, {delivery}: {what}", "python": name}, values)
-                for delivery, seconds in timed.items()
+                ({"name": f"{name}, {variant}: {what}", "python": name}, values)
+                for variant, seconds in timed.items()
                 for what, values in seconds.items()
             ]
             for row in rows(name, timed):

@@ -62,9 +62,9 @@ def crash(initret=None):
 
 
 def kill_first(parent):
-    """Kill the first worker of a program."""
+    """Kill the first worker of the program, whose ID all its workers receive."""
     try:
-        os.mkdir(os.path.join(tempfile.gettempdir(), f"faulty-{parent}"))
+        os.mkdir(os.path.join(tempfile.gettempdir(), f"killed-{parent}"))
     except FileExistsError:
         return
     kill()
@@ -142,7 +142,7 @@ if __name__ == "__main__":  # not in a spawned worker
         return RIGHT
 
 
-# The pools: each has submit(), which returns a function that waits for the result, map() and end().
+# The pools, with map(), end(), and submit(), which returns a function that waits for the result.
 
 
 class Pool:
@@ -171,7 +171,7 @@ class Executor(Pool):
         return list(self.pool.map(function, items))
 
     def end(self):
-        # terminate_workers() exists since Python 3.14.
+        # terminate_workers() is new in Python 3.14.
         getattr(self.pool, "terminate_workers", self.pool.shutdown)()
 
 
@@ -278,8 +278,8 @@ def killed_idle(pool, workers):
 def killed_moving_data(pool, reader, function, *args):
     """Kill the only worker while it receives its task or sends its result.
 
-    :param reader: returns the ID of the process that reads these data.  Its count of bytes
-        read grows meanwhile; the writer's count of bytes written only grows at the end.
+    :param reader: function that returns the ID of the process that reads these data.  Its count
+        of bytes read grows meanwhile; the writer's count of bytes written only grows at the end.
     """
 
     def bytes_read(pid):
@@ -287,13 +287,13 @@ def killed_moving_data(pool, reader, function, *args):
             return next(int(line.split()[1]) for line in lines if line.startswith("rchar:"))
 
     def watch():
-        while bytes_read(reads) < before + MEGABYTE:
+        while bytes_read(reader_pid) < before + MEGABYTE:
             pass
         os.kill(worker, signal.SIGKILL)
 
     worker = first(pool, process_id, 0)
-    reads = reader(worker)
-    before = bytes_read(reads)
+    reader_pid = reader(worker)
+    before = bytes_read(reader_pid)
     threading.Thread(target=watch, daemon=True).start()
     return first(pool, function, *args)
 

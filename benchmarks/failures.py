@@ -27,12 +27,12 @@ from measure import conditions, save_json, save_tables, table, versions
 PROGRAM = pathlib.Path(__file__).with_name("failing_program.py")
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 ALL_METHODS = ["standard Pool", "expect_initret"]  # run under every start method
-AT_ONCE = 6  # most cases wait for a time limit
+AT_ONCE = 6  # cases; most of them only wait for a time limit
 MORE = 60  # seconds beyond the limit, to start Ray
 
 
 def run_case(failure, library, method):
-    """Return the results of the task, of a later task, and of terminate(), as far as they came."""
+    """Return the results of the task, of a later task, and of terminate(), as far as printed."""
     if failure in THREADS:
         method = "threads"
     if method not in LIBRARIES[library][2]:
@@ -57,7 +57,7 @@ def run_case(failure, library, method):
         for line in output:
             if line.startswith("{"):
                 found.update(json.loads(line))
-    if process.returncode not in (0, 1, -signal.SIGKILL):  # 1: the limit
+    if process.returncode not in (0, 1, -signal.SIGKILL):  # 1: faulthandler, after LIMIT
         found.setdefault("task", "the program is killed")
     return found
 
@@ -140,7 +140,7 @@ def main():
                 for (library, method), (answers, hangs, broken, cases) in counts.items()
             ],
         ),
-        f"A case that is not finished after {LIMIT} seconds hangs.  "
+        f"A case that has not finished after {LIMIT} seconds counts as a hang.  "
         + ", ".join(f"{name} {version}" for name, version in versions().items())
         + ".",
     )

@@ -46,7 +46,7 @@ def conditions():
 
 
 def write(path, content):
-    """Write a file of results, but do not replace those in the repository unless asked to."""
+    """Write a file of results if SAVE_RESULTS is set; do nothing otherwise."""
     if "SAVE_RESULTS" not in os.environ:
         return
     RESULTS.mkdir(exist_ok=True)
@@ -64,8 +64,8 @@ def save_json(name, content):
 def save(name, timed, **common):
     """Write results/NAME.json, which `python -m pyperf show` reads.
 
-    :param timed: pairs of metadata, a dictionary with a "name", and seconds
-    :param common: metadata of all
+    :param timed: pairs of metadata, a dictionary with a "name", and a list of seconds
+    :param common: metadata of all pairs
     """
     benchmarks = [
         {

@@ -6,10 +6,14 @@ measurement alone:
     python object_program.py POOL START_METHOD WORKERS KIND SIZE
 
 KIND and SIZE are "array" and megabytes, or "dict" and entries.  Prints the "seconds" from
-before the first worker starts until all have answered, and megabytes: of the "object"; the
-maximum of the "parent" above its memory before the object, including its files in shared
-memory; and of the "workers", by proportional set size, including the process that forked
-them, which may hold the object.  Without /proc it prints the seconds alone.
+before the first worker starts until all have answered, and these numbers of megabytes:
+
+- "object": the object itself
+- "parent": how much the parent's memory, including its files in shared memory, grew at most
+- "workers": the proportional set size of the workers and of the process that forked them,
+  which may hold the object
+
+Without /proc it prints the seconds alone.
 """
 
 import json
@@ -27,7 +31,7 @@ PAGE = 4096  # bytes
 MEGABYTE = 2**20
 LOOKED_UP = 1000  # entries of a dict
 PAUSE = 0.01  # seconds between two measurements of the parent's memory
-RAYS_STORE = 4 * 2**30  # bytes
+RAY_STORE = 4 * 2**30  # bytes
 PARENT = "OBJECT_PROGRAM_PARENT"  # the environment variable with the parent's process ID
 
 
@@ -59,12 +63,12 @@ class Memory:
     """Memory of this process in kilobytes, and its maximum since this object was created."""
 
     def __init__(self):
-        self.most = 0
+        self.maximum = 0
         threading.Thread(target=self.watch, daemon=True).start()
 
     def watch(self):
         while True:
-            self.most = max(self.most, self.now())
+            self.maximum = max(self.maximum, self.now())
             time.sleep(PAUSE)
 
     def now(self):
@@ -80,7 +84,7 @@ class Memory:
 
     def peak(self):
         """Return the larger of the maximum that was sampled and the one that the system counts."""
-        return max(self.most, kilobytes("/proc/self/status", "VmHWM:"))
+        return max(self.maximum, kilobytes("/proc/self/status", "VmHWM:"))
 
 
 class Meeting:
@@ -179,12 +183,12 @@ def start_shared_processes(pool, start_method, workers):
         ray.init(
             address="local",
             num_cpus=workers,
-            object_store_memory=RAYS_STORE,
+            object_store_memory=RAY_STORE,
             include_dashboard=False,
             logging_level="ERROR",
         )
     elif start_method in multiprocessing.get_all_start_methods():
-        # The fork server, the resource tracker.
+        # Starts the fork server and the resource tracker.
         multiprocessing.get_context(start_method).Pool(1).terminate()
 
 

@@ -88,7 +88,7 @@ class Case:
         return statistics.median(values) if values else None
 
     def copies(self, column):
-        """Return the memory of the workers, and of the parent, as a number of objects."""
+        """Return the memory of the workers, and of the parent, in multiples of the object's."""
         held = self.of(column, "object")
         if not held or not self.empty.get(column):
             return None, None
@@ -98,10 +98,10 @@ class Case:
     def faster(self, column):
         """Return how many times as fast as the standard Pool this is, if both were measured."""
         name, method = column
-        plain = ("standard Pool", method if method in METHODS else PLOTTED)
-        if column not in self.found or plain not in self.found:
+        standard = ("standard Pool", method if method in METHODS else PLOTTED)
+        if column not in self.found or standard not in self.found:
             return None
-        times = [[one["seconds"] for one in self.found[which]] for which in (plain, column)]
+        times = [[one["seconds"] for one in self.found[which]] for which in (standard, column)]
         return ratio(*times)
 
     def results(self):
@@ -196,9 +196,9 @@ def main():
         table(head.split("|"), [row for case in table_of for row in case.rows()]),
         "Times as fast: as the standard Pool with the same start method (with "
         + f"{PLOTTED} for a library that has its own), the median of {ROUNDS} rounds.  MB: all\n"
-        "workers together, with the process that forked them.  Copies: that memory, less the\n"
-        "memory without the object, over the object; and the maximum in the parent, including\n"
-        "its files in shared memory.",
+        "workers together, with the process that forked them.  Copies: that memory minus the\n"
+        "memory without the object, divided by the size of the object.  In the parent: its\n"
+        "maximum, in copies, including its files in shared memory.",
     )
     draw(
         [

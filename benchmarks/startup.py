@@ -3,9 +3,9 @@
     python startup.py [ROUNDS]
 
 Prints, for each start method, the time to start a pool of four workers with small initargs,
-call map() once, and terminate the pool, over the time of the standard pool in the same round;
-and the milliseconds of `import multiprocessing_initret` after `multiprocessing.pool`.
-The package must be installed, as it is for its users, so that it is compiled once.
+call map() once, and terminate the pool, with the ratio of this time to that of the standard
+pool in the same round.  Also prints the milliseconds of `import multiprocessing_initret` after
+`multiprocessing.pool`.  The package must be installed, so that it is compiled only once.
 """
 
 import json

@@ -2,9 +2,9 @@
 
     python tasks.py [ROUNDS]
 
-Prints the time of imap() and apply() with tasks of one call, under fork and forkserver, and
-of map() and of close() with join() in a pool of 200 forked workers: of
-multiprocessing_initret.Pool with expect_initret=True over multiprocessing.Pool with a global.
+Prints the ratio of the time with multiprocessing_initret.Pool and expect_initret=True to the
+time with multiprocessing.Pool and a global: for imap() and apply() with tasks of one call, under
+fork and forkserver, and for map() and close() with join() in a pool of 200 forked workers.
 """
 
 import contextlib
@@ -13,8 +13,6 @@ import sys
 import time
 
 import multiprocessing_initret
-
-# Imported, because the functions of __main__ would import matplotlib in spawned workers.
 from calls import count_bits, count_bits_by_global, return_table, set_global
 
 TABLE = [bin(number).count("1") for number in range(2**10)]

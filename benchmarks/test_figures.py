@@ -19,7 +19,7 @@ def of_alternative(name):
 
 
 def about(figure):
-    """Return a figure with two significant digits, as its sentence has it."""
+    """Return a figure with two significant digits, as in the sentence."""
     return f"{float(f'{figure:.2g}'):g}"
 
 

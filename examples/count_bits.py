@@ -1,8 +1,8 @@
 """Count the set bits of integers with a table that the parent creates once.
 
 The second pattern of gh-79018: each worker receives the table when it starts, and passes it
-to every call of count_bits() as `initret`.  The program does the same work with a global, as
-programs do without expect_initret, and prints what both cost.  On Ray a global fails, because
+to every call of count_bits() as `initret`.  The program also does the same work with a global,
+as programs do without expect_initret, and prints what both cost.  On Ray a global fails, because
 Ray pickles each function of this file with its own globals.
 
     python count_bits.py
@@ -21,7 +21,7 @@ import multiprocessing_initret
 
 multiprocessing_initret.install()
 
-NUMBERS = 2**16  # at most so many are looked up, however large the table is
+MAX_NUMBERS = 2**16  # to look up, however large the table is
 
 
 def make_table(entries):
@@ -92,7 +92,7 @@ def main():
         pool, started_by = context.Pool, f"started by {context.get_start_method()}"
 
     table = make_table(options.entries)
-    numbers = range(0, options.entries, -(-options.entries // NUMBERS))
+    numbers = range(0, options.entries, -(-options.entries // MAX_NUMBERS))
     expected = sum(bin(number).count("1") for number in numbers)
     print(f"{expected} bits, {options.entries} entries, {options.processes} workers, {started_by}")
     print(f"{'':8} {'first call':>12} {'second call':>12} {'memory':>10}")
@@ -102,7 +102,7 @@ def main():
     ):
         make_pool = functools.partial(pool, options.processes, initializer, (table,), **keywords)
         try:
-            # The first run also starts a fork server, for instance, and is not printed.
+            # The first run, which may also start a fork server, is not printed.
             measure(make_pool, function, numbers)
             bits, first, second, memory = measure(make_pool, function, numbers)
         except NameError as error:

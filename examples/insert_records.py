@@ -38,7 +38,7 @@ characters = sqlalchemy.Table(
 
 def make_engine(url):
     """Create an engine, in each worker (as its initializer) and in the parent."""
-    # SQLite has one writer at a time; the others wait for so many seconds.
+    # SQLite allows one writer at a time; the others wait for up to this many seconds.
     connect_args = {"timeout": 60} if url.startswith("sqlite") else {}
     return sqlalchemy.create_engine(url, connect_args=connect_args)
 
@@ -78,9 +78,9 @@ def check(records, engine):
     with engine.connect() as connection:
         rows = collections.Counter(map(tuple, connection.execute(sqlalchemy.select(characters))))
     expected = collections.Counter(tuple(record.values()) for record in records)
-    missing, too_many = expected - rows, rows - expected
-    if missing or too_many:
-        sys.exit(f"{sum(missing.values())} rows are missing, {sum(too_many.values())} are too many")
+    missing, surplus = expected - rows, rows - expected
+    if missing or surplus:
+        sys.exit(f"{sum(missing.values())} rows are missing, {sum(surplus.values())} are surplus")
     return sum(rows.values())
 
 

@@ -30,7 +30,7 @@ def address(request, cluster, monkeypatch):
 
 def test_count_bits(address):
     printed = run("count_bits.py", "--cluster", address)
-    # Among messages of Ray.
+    # Ray prints messages too.
     assert "524288 bits, 65536 entries, 4 workers, on Ray\n" in printed
     assert "a global name 'global_table' is not defined\n" in printed
     assert re.search(ROW.format("initret "), printed, re.MULTILINE)

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy
 from test_examples import TIMEOUT, run
 
-# Neither server runs as root: it runs as the user that its package has created.
+# The servers refuse to run as root: each runs as the user that its package has created.
 ROOT = hasattr(os, "getuid") and os.getuid() == 0
 
 
@@ -32,7 +32,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def directory():
-    # The users of the servers must have access.
+    # The users that the servers run as must have access.
     with tempfile.TemporaryDirectory() as path:
         os.chmod(path, 0o777)
         yield path
@@ -64,7 +64,7 @@ def mariadb(directory):
         pytest.skip("no MariaDB server is installed")
     data, port = os.path.join(directory, "mariadb"), free_port()
     location = ["--no-defaults", "--datadir=" + data]
-    no_password = "--auth-root-authentication-method=normal"  # without a password
+    no_password = "--auth-root-authentication-method=normal"
     call("mariadb-install-db", *location, no_password, "--skip-test-db", user="mysql")
     address = ["--socket=" + os.path.join(directory, "mariadb.sock"), f"--port={port}"]
     process = subprocess.Popen(

@@ -62,9 +62,9 @@ def test_insert_records_by_one_worker():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (lambda records: records[1:], "1 rows are missing, 0 are too many"),
-        (lambda records: records + records[:1], "0 rows are missing, 1 are too many"),
-        (lambda records: records[1:] + records[-1:], "1 rows are missing, 1 are too many"),
+        (lambda records: records[1:], "1 rows are missing, 0 are surplus"),
+        (lambda records: records + records[:1], "0 rows are missing, 1 are surplus"),
+        (lambda records: records[1:] + records[-1:], "1 rows are missing, 1 are surplus"),
     ],
 )
 def test_a_wrong_row_is_reported(tmp_path, wrong, message):

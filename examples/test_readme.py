@@ -13,13 +13,13 @@ import textwrap
 import pytest
 
 TIMEOUT = 100  # seconds
-# A shell starts background jobs with SIGINT ignored, and the programs would inherit that.
+# A shell may start background jobs with SIGINT ignored, which the programs would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-ROOT = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).parent.parent
 PAGES = [
-    ROOT / "README.rst",
-    ROOT / "backport" / "README.rst",
-    *sorted((ROOT / "backport" / "docs").glob("*.rst")),
+    REPOSITORY / "README.rst",
+    REPOSITORY / "backport" / "README.rst",
+    *sorted((REPOSITORY / "backport" / "docs").glob("*.rst")),
 ]
 BLOCK = re.compile(
     r"^\.\. code-block:: (python|text)\n(?:    :caption: (.+)\n)?\n((?:    .*\n|\n)+)",
@@ -36,7 +36,7 @@ def blocks(page):
 
 
 def files(page):
-    """Return the text of each block that has a caption, by the caption: the name of a file."""
+    """Return the text of each block that has a caption, by the caption, which is a file name."""
     return {caption: text for _, caption, text in blocks(page) if caption}
 
 
@@ -75,7 +75,7 @@ def test_program(tmp_path, shown, program, output, start_method):
         (tmp_path / "program.py").write_text(program.replace(GUARD, f"{GUARD}    {set_method}"))
         arguments = ["program.py"]
     else:
-        # A program without a guard is one that is typed into an interpreter: it has no file.
+        # Run a program without a guard as if it were typed into an interpreter, without a file.
         arguments = ["-c", set_method + program]
     done = subprocess.run(
         [sys.executable, *arguments],

@@ -11,10 +11,11 @@ import sys
 import mypy
 import pytest
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
-TYPED = HERE / "backport" / "tests" / "typed.py"
-README = HERE / "README.rst"
-MAIN = pathlib.Path(os.environ.get("CPYTHON") or HERE.parent / "shared" / "cpython-main")
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+TYPED = REPOSITORY / "backport" / "tests" / "typed.py"
+README = REPOSITORY / "README.rst"
+CPYTHON = os.environ.get("CPYTHON", "")
+MAIN = pathlib.Path(CPYTHON) if os.path.isdir(CPYTHON) else None
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def typeshed(tmp_path_factory):
     shutil.copytree(
         str(pathlib.Path(mypy.__file__).parent / "typeshed"), str(directory / "patched")
     )
-    patches = sorted(map(str, (HERE / "stubs").rglob("*.patch")))
+    patches = sorted(map(str, (REPOSITORY / "stubs").rglob("*.patch")))
     subprocess.run(["git", "init", "-q"], cwd=str(directory / "patched"), check=True)
     subprocess.run(["git", "apply", *patches], cwd=str(directory / "patched"), check=True)
     return directory / "patched"
@@ -103,7 +104,7 @@ def test_buffersize_is_keyword_only(tmp_path, typeshed, name):
     assert lines[-1].startswith("Found 1 error")
 
 
-@pytest.mark.skipif(not MAIN.is_dir(), reason="CPYTHON names no CPython checkout")
+@pytest.mark.skipif(not MAIN, reason="CPYTHON names no CPython checkout")
 @pytest.mark.parametrize("name", ["imap", "imap_unordered"])
 def test_main_rejects_the_same_calls(name):
     tree = ast.parse((MAIN / "Lib" / "multiprocessing" / "pool.py").read_text(encoding="utf-8"))

@@ -87,7 +87,7 @@ def write_overlay(dest, base=None, patched=True):
         for patch in sorted(PATCHES.rglob("*.patch")) if patched else ():
             file = pathlib.Path(scratch, "multiprocessing", patch.relative_to(PATCHES))
             file = file.with_suffix("")
-            # Some installations end their lines with CR LF, the patch never does.
+            # Some installations have lines that end with CR LF; a patch never does.
             file.write_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
             apply(patch, scratch)
         dest.mkdir(exist_ok=True)

@@ -79,6 +79,6 @@ if __name__ == "__main__":
         print(f"Tested: {implementation} {platform.python_version()}, {sys.base_prefix}")
         for environment in environments:
             report_tests(work_dir, environment)
-        print(f"Not tested: {OTHERS}:\n{ALL}")
+        print(f"Not tested: {OTHERS}. To test them:\n{ALL}")
     print("This machine cannot test:")
     print("\n".join(f"  {line}" for line in missing()) or "  nothing")

@@ -5,8 +5,8 @@
     PYTHONPATH=DEST/Lib python -m test ...
 
 DEST becomes a git repository with the Lib directory of the Python that runs this program, which
-should be a recent one.  An installation has no Doc and Misc: files there that a patch changes are
-made of the lines that the patch quotes.
+should be a recent one.  An installation has no Doc and Misc, so a file there that a patch changes
+consists of the lines that the patch quotes.
 """
 
 import argparse
@@ -18,9 +18,10 @@ import sysconfig
 
 from upstream import AFTER_TEST_CLASS, TESTS, Checkout
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
-# The part of CPython's main branch that concerns this project.
-MAIN = pathlib.Path(os.environ.get("CPYTHON") or HERE.parent / "shared" / "cpython-main")
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+CPYTHON = os.environ.get("CPYTHON", "")
+# A checkout of CPython's main branch, or a part of it, or None.
+MAIN = pathlib.Path(CPYTHON).resolve() if os.path.isdir(CPYTHON) else None
 # The tests use this context manager of CPython's main branch, which Python 3.14 lacks.
 SINCE_315 = """
 
@@ -53,8 +54,10 @@ def make(dest, directory="."):
         ignore=ignored,
         ignore_dangling_symlinks=True,  # Debian's sitecustomize.py, without /etc
     )
-    for patch in [path for top in ("Doc", "Lib", "Misc") for path in (HERE / top).rglob("*.patch")]:
-        write_if_missing(dest / patch.relative_to(HERE).with_suffix(""), quoted(patch))
+    for patch in [
+        path for top in ("Doc", "Lib", "Misc") for path in (REPOSITORY / top).rglob("*.patch")
+    ]:
+        write_if_missing(dest / patch.relative_to(REPOSITORY).with_suffix(""), quoted(patch))
     write_if_missing(
         dest / TESTS, f"import multiprocessing\n\n{AFTER_TEST_CLASS}    raise KeyError\n"
     )
@@ -66,7 +69,7 @@ def make(dest, directory="."):
 
 
 def make_main(dest):
-    """Make the checkout of CPython's main branch."""
+    """Make the checkout of the main branch, as a copy of MAIN."""
     shutil.copytree(str(MAIN), str(dest), ignore=shutil.ignore_patterns("__pycache__", ".git"))
     for path in [dest, *dest.rglob("*")]:
         path.chmod(path.stat().st_mode | stat.S_IWUSR)  # The original may be read-only.

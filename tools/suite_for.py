@@ -13,18 +13,18 @@ import sys
 import multiprocessing_initret
 import pytest
 
-PROJECT = pathlib.Path(__file__).resolve().parent.parent
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 TESTS = "Lib/test", "backport/tests/conformance"
 
 if __name__ == "__main__":  # A spawned worker imports this module too.
     package, directory = sys.argv[1], pathlib.Path(sys.argv[2]).resolve()
-    copied = [PROJECT / "conftest.py"]
+    copied = [REPOSITORY / "conftest.py"]
     for name in TESTS:
-        copied += (PROJECT / name).glob("*.py")
+        copied += (REPOSITORY / name).glob("*.py")
     for path in copied:
-        copy = directory / path.relative_to(PROJECT)
+        copy = directory / path.relative_to(REPOSITORY)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(re.sub(r"\bmultiprocessing\b", package, path.read_text()))
     multiprocessing_initret.install(package)
     tests = [str(directory / name) for name in TESTS]
-    sys.exit(pytest.main(["-c", str(PROJECT / "tox.ini"), *tests, *sys.argv[3:]]))
+    sys.exit(pytest.main(["-c", str(REPOSITORY / "tox.ini"), *tests, *sys.argv[3:]]))

@@ -1,8 +1,7 @@
-"""The files that land in Doc/ and Misc/ render, the example runs, and blurb accepts the entry.
+"""Tests that the patched page renders, that its example runs, and that blurb accepts the entry.
 
 The environment variable CPYTHON may name a directory with CPython's source, a checkout or a
-distribution's source package.  By default it is the part of the main branch beside this project.
-Without either, only pages made of the lines that the patches quote are rendered.
+distribution's source package.  Without it, the page consists of the lines that the patch quotes.
 """
 
 import multiprocessing.pool
@@ -17,9 +16,9 @@ import pytest
 import stand_in
 import test_upstream
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PAGE = pathlib.Path("Doc", "library", "multiprocessing.rst")
-SOURCE = stand_in.MAIN if stand_in.MAIN.is_dir() else None
+SOURCE = stand_in.MAIN
 # The patch refers to this section.
 GUIDELINES = """
 .. _multiprocessing-programming:
@@ -38,7 +37,7 @@ def run(*command, cwd):
 
 def patch(directory, name):
     run("git", "init", "-q", cwd=directory)
-    run("git", "apply", HERE / f"{name}.patch", cwd=directory)
+    run("git", "apply", REPOSITORY / f"{name}.patch", cwd=directory)
 
 
 @pytest.fixture(params=["quoted", "real"])
@@ -47,7 +46,7 @@ def page(request, tmp_path):
     page = tmp_path / PAGE
     page.parent.mkdir(parents=True)
     if request.param == "quoted":
-        text = stand_in.quoted(HERE / f"{PAGE}.patch") + GUIDELINES
+        text = stand_in.quoted(REPOSITORY / f"{PAGE}.patch") + GUIDELINES
         page.write_text(text, encoding="utf-8")
     elif SOURCE:
         if (SOURCE / "Doc" / "includes").is_dir():
@@ -108,8 +107,8 @@ def test_example_runs(page, tmp_path):
 @pytest.mark.skipif(not SOURCE, reason=NO_SOURCE)
 def test_patches_apply(tmp_path):
     applied = []
-    for path in (HERE / "Doc").rglob("*.patch"):
-        name = path.relative_to(HERE).with_suffix("")
+    for path in (REPOSITORY / "Doc").rglob("*.patch"):
+        name = path.relative_to(REPOSITORY).with_suffix("")
         if (SOURCE / name).exists():  # Only the main branch has What's New of 3.16.
             (tmp_path / name).parent.mkdir(parents=True)
             shutil.copyfile(str(SOURCE / name), str(tmp_path / name))
@@ -119,7 +118,9 @@ def test_patches_apply(tmp_path):
 
 
 def test_line_length():
-    files = [path for top in ("Doc", "Misc") for path in (HERE / top).rglob("*") if path.is_file()]
+    files = [
+        path for top in ("Doc", "Misc") for path in (REPOSITORY / top).rglob("*") if path.is_file()
+    ]
     assert len(files) == 3
     for file in files:
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -134,7 +135,7 @@ def test_blurb_accepts_the_entry(tmp_path):
     for name in "Include/Python.h", "Python/ceval.c":
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("")
-    shutil.copytree(str(HERE / "Misc"), str(tmp_path / "Misc"))
+    shutil.copytree(str(REPOSITORY / "Misc"), str(tmp_path / "Misc"))
     run(sys.executable, "-m", "blurb", "merge", "NEWS", cwd=tmp_path)
     news = (tmp_path / "NEWS").read_text(encoding="utf-8")
     assert "- gh-79018: Add the *expect_initret* parameter" in news

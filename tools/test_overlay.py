@@ -1,4 +1,4 @@
-"""tools/overlay.py writes a patched copy, or reports why it cannot."""
+"""Tests that tools/overlay.py writes a patched copy, or reports why it cannot."""
 
 import inspect
 import multiprocessing.pool
@@ -46,7 +46,7 @@ def test_only_the_patched_files_differ(tmp_path):
     assert changed == patched
 
 
-@pytest.mark.skipif(not stand_in.MAIN.is_dir(), reason="CPYTHON names no CPython checkout")
+@pytest.mark.skipif(not stand_in.MAIN, reason="CPYTHON names no CPython checkout")
 def test_base(tmp_path):
     unpatched, patched = tmp_path / "unpatched", tmp_path / "patched"
     assert overlay(unpatched, "--base", stand_in.MAIN, "--unpatched") == (0, "")
@@ -167,7 +167,7 @@ class StaticMethodPool(multiprocessing.pool.Pool):
 
 
 class MethodPool(multiprocessing.pool.Pool):
-    """Overrides _repopulate_pool() alone: Pool starts the replacements."""
+    """Overrides _repopulate_pool() alone: the static method of Pool starts the replacements."""
 
     def _repopulate_pool(self):
         args = self._inqueue, self._outqueue, self._initializer, self._initargs

@@ -1,4 +1,4 @@
-"""tools/upstream.py makes one commit in a CPython checkout, or leaves the checkout unchanged."""
+"""Tests that tools/upstream.py makes one commit in a CPython checkout, or leaves it unchanged."""
 
 import pathlib
 import re
@@ -9,7 +9,7 @@ import pytest
 import stand_in
 import upstream as upstream_module
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 DOC = "Doc/library/multiprocessing.rst"
 POOL = "Lib/multiprocessing/pool.py"
 NEWS = "Misc/NEWS.d/next/Library/2026-11-22-15-30-00.gh-issue-79018.kT3vQz.rst"
@@ -28,7 +28,7 @@ def run(*command, cwd):
 
 
 def upstream(*args):
-    done = run(sys.executable, HERE / "tools" / "upstream.py", *args, cwd=HERE)
+    done = run(sys.executable, REPOSITORY / "tools" / "upstream.py", *args, cwd=REPOSITORY)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -61,8 +61,8 @@ def refused(checkout, *args):
 
 @pytest.fixture
 def checkout_of_main(tmp_path):
-    if not stand_in.MAIN.is_dir():
-        pytest.skip("CPYTHON does not name a directory with CPython's main branch")
+    if not stand_in.MAIN:
+        pytest.skip("CPYTHON names no checkout of CPython's main branch")
     stand_in.make_main(tmp_path / "main")
     return tmp_path / "main"
 
@@ -83,7 +83,7 @@ def test_main(checkout_of_main):
 
 
 def test_few_hunks():
-    patch = (HERE / f"{POOL}.patch").read_text(encoding="utf-8")
+    patch = (REPOSITORY / f"{POOL}.patch").read_text(encoding="utf-8")
     assert len(re.findall("^@@", patch, re.MULTILINE)) <= 9
 
 
@@ -101,13 +101,13 @@ def test_one_commit(checkout):
     assert log == ["gh-79018: Add expect_initret to multiprocessing.Pool", "CPython"]
 
     changed = run("git", "diff", "--name-only", "main", cwd=checkout).stdout.split()
-    landing = run("git", "ls-files", "Doc", "Lib", "Misc", cwd=HERE).stdout.split()
+    landing = run("git", "ls-files", "Doc", "Lib", "Misc", cwd=REPOSITORY).stdout.split()
     landing.remove("Lib/test/test_pool_initret.py")
     names = [name.replace(".patch", "") for name in landing]
     assert sorted(changed) == sorted([*names, upstream_module.TESTS])
     for name in landing:
         if not name.endswith(".patch"):
-            assert (checkout / name).read_bytes() == (HERE / name).read_bytes()
+            assert (checkout / name).read_bytes() == (REPOSITORY / name).read_bytes()
     assert "expect_initret" in (checkout / POOL).read_text(encoding="utf-8")
     assert (checkout / DOC).read_text(encoding="utf-8").count("versionchanged:: next") == 2
 
@@ -159,10 +159,10 @@ def test_unfinished_merge(checkout):
 
 
 def test_in_a_hook(checkout, monkeypatch):
-    monkeypatch.setenv("GIT_DIR", str(HERE / ".git"))
-    before = run("git", "rev-parse", "HEAD", cwd=HERE).stdout
+    monkeypatch.setenv("GIT_DIR", str(REPOSITORY / ".git"))
+    before = run("git", "rev-parse", "HEAD", cwd=REPOSITORY).stdout
     assert upstream(checkout)[0] == 0
-    assert run("git", "rev-parse", "HEAD", cwd=HERE).stdout == before
+    assert run("git", "rev-parse", "HEAD", cwd=REPOSITORY).stdout == before
 
 
 @pytest.mark.parametrize("change", ["edited", "staged", "untracked"])

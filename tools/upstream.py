@@ -19,18 +19,19 @@ import tempfile
 
 from git_environment import without_locators
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 UNFINISHED = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "rebase-merge", "rebase-apply")
 TESTS = "Lib/test/_test_multiprocessing.py"
-TEST_CLASS = HERE / "Lib" / "test" / "test_pool_initret.py"
+TEST_CLASS = REPOSITORY / "Lib" / "test" / "test_pool_initret.py"
 AFTER_TEST_CLASS = "def raising():\n"
 AUTHOR = "AUTHOR"  # in the patch of What's New
 MESSAGE = """\
 gh-79018: Add expect_initret to multiprocessing.Pool
 
 When it is true, the return value of the initializer is passed to every task
-in that worker as the keyword argument initret.  An exception raised by the
-initializer is reported by the task instead of restarting the worker forever.
+in that worker as the keyword argument initret.  If the initializer raises an
+exception, the worker no longer exits: it calls the initializer again for the
+next task, which fails if that call fails too.
 
 Based on a patch by Sean Harrington.
 """
@@ -78,7 +79,7 @@ class Checkout:
         self.git("check-ref-format", "--branch", branch)
 
     def use_index(self, path):
-        """Use a separate index: the checkout's own is not changed."""
+        """Use a separate index, so that the checkout's own is not changed."""
         self.env["GIT_INDEX_FILE"] = path
         self.git("read-tree", "HEAD")
 
@@ -96,7 +97,7 @@ class Checkout:
         )
 
     def stage(self, change):
-        """Put the change into the index, or exit naming each file and hunk that does not fit."""
+        """Put the change into the index, or exit naming each file and hunk that does not apply."""
         errors = [
             f"{name}: a file with this name exists already"
             for name in change.files
@@ -143,13 +144,13 @@ def name_hunk(patch, stderr):
 
 
 class Change:
-    """The patches, the new files by their names in CPython, and the text of the test class."""
+    """What is committed: the patches, the new files (CPython's name: path), and the test class."""
 
     def __init__(self, author, scratch):
-        tracked = Checkout(HERE).git("ls-files", "Doc", "Lib", "Misc").splitlines()
+        tracked = Checkout(REPOSITORY).git("ls-files", "Doc", "Lib", "Misc").splitlines()
         self.patches, self.files = [], {}
         for name in tracked:
-            path = HERE / name
+            path = REPOSITORY / name
             if path == TEST_CLASS:
                 continue
             if not name.endswith(".patch"):

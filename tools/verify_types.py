@@ -1,8 +1,8 @@
-"""Check by pyright that every public symbol of the installed package is typed.
+"""Check with pyright that every public symbol of the installed package is typed.
 
     python tools/verify_types.py
 
-The Pool for Ray is excepted: it derives from Ray's own, which is not typed.
+The Pool for Ray is exempt: it derives from Ray's own, which is not typed.
 """
 
 import json

@@ -88,7 +88,7 @@ class Windows:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    # Exit by an exception, so that what runs in Wine is killed too.
+    # Raise SystemExit, so that Windows.wine() kills the processes in Wine too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if not shutil.which("wine"):
         sys.exit("Wine is not on PATH")

@@ -1,6 +1,6 @@
 """Run CPython's own tests of Pool, to check that the standard pool's behaviour is unchanged.
 
-    python tools/stock_tests.py START_METHOD [--tests CHECKOUT/Lib/test] [--expect-initret]
+    python tools/cpython_tests.py START_METHOD [--tests CHECKOUT/Lib/test] [--expect-initret]
 
 The tests are the classes of test._test_multiprocessing with "Pool" in their names, of the
 interpreter that runs this program, or of the directory that --tests names.  If the interpreter has
@@ -8,7 +8,7 @@ no tests, or does not support the start method, this program prints that and suc
 
 With --expect-initret, the package is installed, each pool that the tests make has
 expect_initret=True, and each function that they pass to it is wrapped in one that accepts initret
-and drops it, so the tests should see no difference.
+and drops it, so every test should still pass.
 """
 
 import argparse
@@ -52,13 +52,13 @@ setUpModule = installed["setUpModule"]
 tearDownModule = installed["tearDownModule"]
 globals().update((name, value) for name, value in installed.items() if "Pool" in name)
 if (3, 11) <= sys.version_info < (3, 13):
-    # The pool waits for a thread that has begun its task, and the task sleeps five minutes.
-    # In later releases it sleeps one second.
+    # terminate() waits for the threads that have begun a task, and each task of this test sleeps
+    # five minutes.  In later releases it sleeps one second.
     installed["WithThreadsTestPool"].test_terminate = None
 
 
 class DropInitret:
-    """Wraps a function that does not accept initret."""
+    """Wrapper of a function that does not accept initret."""
 
     def __init__(self, func):
         self.func = func
@@ -68,7 +68,7 @@ class DropInitret:
 
 
 def return_none():
-    """Initializer of the pools that have none."""
+    """Initializer for the pools that the tests make without one."""
 
 
 def expect_initret(cls):
@@ -101,11 +101,12 @@ def drop_initret(name):
     setattr(Pool, name, wrapper)
 
 
-# In every process, because that of a manager has pools too.
+# In every process, because a manager's process makes pools too.
 if options.expect_initret:
     import multiprocessing_initret
 
-    # A spawned process would install the package after the constructors are wrapped.
+    # Install the package before the constructors are wrapped: otherwise a spawned process would
+    # install it afterwards.
     multiprocessing_initret.install()
     expect_initret(Pool)
     expect_initret(ThreadPool)
@@ -117,7 +118,7 @@ if options.expect_initret:
 
 
 class BoundedResult(unittest.TextTestResult):
-    """Prints the tracebacks and exits if a test, or the exit after the last test, hangs."""
+    """Test result that prints the tracebacks and exits if a test or the final exit hangs."""
 
     def startTest(self, test):
         faulthandler.dump_traceback_later(TIMEOUT, exit=True)
