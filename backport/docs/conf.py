@@ -35,7 +35,7 @@ html_show_sourcelink = False
 
 
 def link_pages(app, path, parent, content):
-    """Make a link of CONTRIBUTING.rst, which GitHub resolves, a link between pages."""
+    """Turn a link of CONTRIBUTING.rst, which is written for GitHub, into one between pages."""
     content[0] = content[0].replace("<backport/docs/how-it-works.rst>", "<how-it-works.html>")
 
 
