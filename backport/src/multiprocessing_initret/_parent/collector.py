@@ -64,7 +64,7 @@ class Collector:
         self._section = section
         #: Held while a result is unpickled.  No worker may be forked meanwhile: unpickling may
         #: import modules, and no thread of the worker would release their import locks.
-        self.unpickling = threading.Lock()
+        self.unpickling_lock = threading.Lock()
         self._log = log
         self._on_failure = on_failure
         # One queue for all calls: a worker may start and exit while the result handler is busy,
@@ -119,7 +119,7 @@ class Collector:
         return True
 
     def _deliver(self, message: "Message") -> None:
-        number, size = RESULT_HEADER.unpack_from(message)
+        number, description_size = RESULT_HEADER.unpack_from(message)
         task = self._tasks.pop(number)
         if task is None:
             # The pool is broken, or the worker has sent two messages for the task.
@@ -129,10 +129,10 @@ class Collector:
         section = self._section
         section.thread = threading.get_ident()
         try:
-            with self.unpickling:
-                result = self._loads(message[RESULT_HEADER.size + size :])
+            with self.unpickling_lock:
+                result = self._loads(message[RESULT_HEADER.size + description_size :])
         except BaseException as error:
-            result = False, self._unpickling_error(error, message, size)
+            result = False, self._unpickling_error(error, message, description_size)
         finally:
             section.thread = None
         if section.postponed:
@@ -140,14 +140,14 @@ class Collector:
         self._ready.append((*task, result))
 
     def _unpickling_error(
-        self, reason: BaseException, message: "Message", size: int
+        self, reason: BaseException, message: "Message", description_size: int
     ) -> BaseException:
         """Return the exception for a task whose result or exception cannot be unpickled."""
         if type(message) is TruncatedMessage:
             return MemoryError("not enough memory to receive the result")
-        if isinstance(reason, Exception) and not size:
+        if isinstance(reason, Exception) and not description_size:
             return reason
-        description = bytes(message[RESULT_HEADER.size : RESULT_HEADER.size + size])
+        description = bytes(message[RESULT_HEADER.size : RESULT_HEADER.size + description_size])
         text, _, traceback = description.decode("utf-8").partition("\0")
         try:
             error: Exception = self._module.MaybeEncodingError(reason, None)
@@ -175,12 +175,13 @@ class Collector:
         with self._section:
             self._pipes.wake()
 
-    def add_worker(self, worker: "WorkerProcess", is_first: bool) -> None:
+    def add_worker(self, worker: "WorkerProcess", is_constructing: bool) -> None:
         """Receive the results of a worker that has started.
 
-        :param is_first: whether the result handler has not started yet
+        :param is_constructing: whether the constructor of the pool starts the worker, before it
+            starts the result handler
         """
-        if is_first:
+        if is_constructing:
             self._pipes.add(worker)
         else:
             self.call_soon(self._pipes.add, worker)

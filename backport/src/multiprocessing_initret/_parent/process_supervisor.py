@@ -140,9 +140,13 @@ class ProcessSupervisor(Supervisor):
             self._workforce = Workforce(
                 self._section, records, reaper, self._task_pipe, self._collector, self._log
             )
-            unpickling = self._collector.unpickling
             launcher = Launcher(
-                self._ctx, self._standard, records, self._template, reaper, unpickling
+                self._ctx,
+                self._standard,
+                records,
+                self._template,
+                reaper,
+                self._collector.unpickling_lock,
             )
             self._starter = Starter(
                 self._standard, self._section, launcher, self._workforce, self._wait, self._log
@@ -199,18 +203,18 @@ class ProcessSupervisor(Supervisor):
         if not self._section.postpones(self.terminate, *args):
             super().terminate(*args)
 
-    def _stop_workers(self, pool: "Any") -> None:
+    def _stop_workers(self, named_args: "Any") -> None:
         self._workforce.terminate()
         self._collector.is_stopped = True
 
-    def _discard_tasks(self, pool: "Any") -> None:
+    def _discard_tasks(self, named_args: "Any") -> None:
         # The standard _help_stuff_finish() would hang on half a message in the pipe.
         self._task_pipe.drain()
 
-    def _release(self, pool: "Any") -> None:
+    def _release(self, named_args: "Any") -> None:
         self._template.close()
-        super()._release(pool)
-        if not pool.result_handler.is_alive():
+        super()._release(named_args)
+        if not named_args.result_handler.is_alive():
             # Close the pipes now, not when the garbage collector runs.
             self._collector.close()
             self._workforce.workers.clear()

@@ -63,18 +63,18 @@ class Reaper:
         self._records = records
         self._tasks = tasks
         self._collector = collector
-        self._has_exited_initializing = False
+        self._has_exited_in_initializer = False
         self._exited_at_start = 0  # how many workers in a row
         #: how many generations of workers in a row have exited while they were starting
         self.generation = 0
 
-    def is_lazy(self, record: "Record") -> bool:
+    def defers_initializer(self, record: "Record") -> bool:
         """Return whether new workers call the initializer only when they have a task.
 
         After a worker has exited in the initializer, an idle pool would otherwise start
         workers again and again.  This ends when the initializer has succeeded in a worker.
         """
-        return self._has_exited_initializing and not record.records.integers[INITIALIZED]
+        return self._has_exited_in_initializer and not record.records.integers[INITIALIZED]
 
     def reap(self, exited: "List[WorkerProcess]", is_broken: bool) -> str:
         """Recover the locks and messages that workers held.
@@ -103,7 +103,7 @@ class Reaper:
         else:
             has_task = state in (INITIALIZING, RUNNING)
         if state == INITIALIZING:
-            self._has_exited_initializing = True
+            self._has_exited_in_initializer = True
             worker.record.records.integers[INITIALIZED] = 0
         self._records.release(worker.record)
         if has_task and not is_broken:

@@ -207,7 +207,7 @@ class StandardPool:
         pool: "Any" = self._weak_pool()
         return 0 if pool is None else int(pool._processes)
 
-    def needs_workers(self) -> bool:
+    def maintains_workers(self) -> bool:
         """Return whether the worker handler should start replacements."""
         pool: "Any" = self._weak_pool()
         if pool is None or not hasattr(pool, "_worker_handler"):
@@ -230,19 +230,20 @@ class StandardPool:
         result._set_length = _ignore
         return throttle
 
-    def stop_handlers(self, pool: "Any") -> None:
+    def stop_handlers(self, named_args: "Any") -> None:
         """Set the threads to terminate, and wait for the worker handler.
 
-        :param pool: the arguments of ``_terminate_pool()``
+        :param named_args: the arguments of ``_terminate_pool()``, as attributes
         """
-        pool.worker_handler._state = pool.task_handler._state = self.module.TERMINATE
-        if hasattr(pool, "change_notifier"):
-            pool.change_notifier.put(None)
-        for throttle in list(getattr(pool, "taskqueue_buffersize_semaphores", ())):
+        worker_handler = named_args.worker_handler
+        worker_handler._state = named_args.task_handler._state = self.module.TERMINATE
+        if hasattr(named_args, "change_notifier"):
+            named_args.change_notifier.put(None)
+        for throttle in list(getattr(named_args, "taskqueue_buffersize_semaphores", ())):
             throttle.release()
         # A running worker handler would start replacements.
-        if threading.current_thread() is not pool.worker_handler:
-            pool.worker_handler.join()
+        if threading.current_thread() is not worker_handler:
+            worker_handler.join()
 
     def change_notifier(self) -> "Any":
         """Return the queue that wakes the worker handler; None before Python 3.8."""

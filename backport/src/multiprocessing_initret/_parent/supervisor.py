@@ -42,7 +42,7 @@ _ITERABLE_TIMEOUT = 1.0
 _pools: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
 
 
-class _AbandonedThread:
+class _PlaceholderThread:
     """Stands for a task handler that is blocked in an iterable when the pool is terminated."""
 
     _state = None
@@ -167,12 +167,12 @@ class Supervisor:
 
     def terminate(self, *args: "Any") -> None:
         """Terminate the pool, as ``_terminate_pool()`` does, and fail its pending results."""
-        pool = self._standard.bind_terminate_args(args)
+        named_args = self._standard.bind_terminate_args(args)
         try:
-            self._standard.stop_handlers(pool)
-            self._stop_workers(pool)
-            args = self._wait_for_task_handler(pool, args)
-            if not pool.result_handler.is_alive():
+            self._standard.stop_handlers(named_args)
+            self._stop_workers(named_args)
+            args = self._wait_for_task_handler(named_args, args)
+            if not named_args.result_handler.is_alive():
                 # If the result handler has ended, the standard function asserts that no
                 # result is pending.
                 self._fail_pending()
@@ -183,22 +183,25 @@ class Supervisor:
             raise
         finally:
             self._fail_pending()
-        self._release(pool)
+        self._release(named_args)
 
-    def _wait_for_task_handler(self, pool: "Any", args: "Tuple[Any, ...]") -> "Tuple[Any, ...]":
+    def _wait_for_task_handler(
+        self, named_args: "Any", args: "Tuple[Any, ...]"
+    ) -> "Tuple[Any, ...]":
         """Wait until the task handler has ended, or regard it as blocked in an iterable.
 
         :returns: the arguments for ``_terminate_pool()``, which must not wait for a blocked
             thread: that thread ends when its iterable returns
         """
         deadline = time.monotonic() + _ITERABLE_TIMEOUT
-        pool.taskqueue.put(None)
-        while pool.task_handler.is_alive() and threading.current_thread() is not pool.task_handler:
-            self._discard_tasks(pool)
-            pool.task_handler.join(0.01)
+        named_args.taskqueue.put(None)
+        task_handler = named_args.task_handler
+        while task_handler.is_alive() and threading.current_thread() is not task_handler:
+            self._discard_tasks(named_args)
+            task_handler.join(0.01)
             if time.monotonic() > deadline:
-                blocked = _AbandonedThread()
-                return tuple(blocked if arg is pool.task_handler else arg for arg in args)
+                placeholder = _PlaceholderThread()
+                return tuple(placeholder if arg is task_handler else arg for arg in args)
         return args
 
     def _fail_pending(self) -> None:
@@ -208,13 +211,13 @@ class Supervisor:
                 is_exiting=self._standard.module.util.is_exiting(),
             )
 
-    def _stop_workers(self, pool: "Any") -> None:
+    def _stop_workers(self, named_args: "Any") -> None:
         """Stop the workers, and whatever else ``_terminate_pool()`` would hang on."""
 
-    def _discard_tasks(self, pool: "Any") -> None:
+    def _discard_tasks(self, named_args: "Any") -> None:
         """Remove tasks that no worker will run; they may block the task handler."""
 
-    def _release(self, pool: "Any") -> None:
+    def _release(self, named_args: "Any") -> None:
         """Release the resources of the workers, after the threads have ended."""
         if self._initargs is not None:
             self._initargs.close()

@@ -156,7 +156,7 @@ class TaskPipe:
             self._is_stopping = True
             records.integers[STOPPING] = 1
 
-    def release_abandoned_lock(self, states: "Callable[[], List[int]]") -> None:
+    def release_lock_of_dead_worker(self, states: "Callable[[], List[int]]") -> None:
         """Release the lock if a dead worker holds it, after :meth:`stop_workers`.
 
         The workers that wait for the lock acquire it and exit.  SIGTERM may not suffice for that:
@@ -203,7 +203,7 @@ class PosixTaskPipe(TaskPipe):
 
     def __init__(self, queue: "Any") -> None:
         super().__init__(queue)
-        self._abandoned = 0  # number of a message that send() must not complete
+        self._removed_number = 0  # of a message that was removed while send() was writing it
         self._writer_fd = self._writer.fileno()
         os.set_blocking(self._writer_fd, False)
         self._writable = _Selector()
@@ -229,10 +229,10 @@ class PosixTaskPipe(TaskPipe):
         return True
 
     def _write(self, number: int, view: memoryview) -> None:
-        """Write the rest of a message, until it is abandoned or the pipe is closed."""
+        """Write the rest of a message, unless it is removed or the pipe is closed meanwhile."""
         while view:
             with self._mutex:
-                if self._is_closed or self._abandoned == number:
+                if self._is_closed or self._removed_number == number:
                     return
                 written = self._write_some(view)
             view = view[written:]
@@ -282,7 +282,7 @@ class PosixTaskPipe(TaskPipe):
     def _remove_from(self, position: int, number: int, sent: _Sent) -> None:
         if sent.end > self._written:
             # The task handler is still writing this message.
-            self._abandoned = number
+            self._removed_number = number
             self._end = self._written
         end = min(sent.end, self._written)
         rest = bytearray()

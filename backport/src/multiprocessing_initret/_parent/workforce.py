@@ -80,16 +80,17 @@ class Workforce:
         """Return whether workers may still be started."""
         return not self.broken and not self.is_stopped
 
-    def add(self, worker: "WorkerProcess", is_first: bool) -> None:
+    def add(self, worker: "WorkerProcess", is_constructing: bool) -> None:
         """Add a worker that has been started.
 
-        :param is_first: whether the threads of the pool have not started yet
+        :param is_constructing: whether the constructor of the pool starts the worker, before it
+            starts the threads
         """
         with self._lock:
             self.workers.append(worker)
             if self.is_stopped:
                 worker.terminate()
-        self._collector.add_worker(worker, is_first)
+        self._collector.add_worker(worker, is_constructing)
 
     # -- Reap, in the worker handler or the task handler -----------------------------------
 
@@ -177,10 +178,10 @@ class Workforce:
         for worker in workers:
             while worker.exitcode is None:
                 worker.join(_REAP_INTERVAL)
-                self._tasks.release_abandoned_lock(self._states_of_living)
+                self._tasks.release_lock_of_dead_worker(self._states_of_living)
                 if time.monotonic() > deadline:
                     worker.kill()
             self._reaper.ensure_exit(worker)
         self._tasks.close()
         # The standard _help_stuff_finish() acquires this lock.
-        self._tasks.release_abandoned_lock(self._states_of_living)
+        self._tasks.release_lock_of_dead_worker(self._states_of_living)
