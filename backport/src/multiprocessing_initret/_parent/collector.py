@@ -1,7 +1,8 @@
-"""Converts the messages of workers, and the deaths of workers, to the results of tasks.
+"""Convert the messages of workers, and the deaths of workers, to the results of tasks.
 
-Only the result handler thread sets the result of a task; other threads post calls to it.  If
-two results of a task are reported, such as a message and the worker's death, the first counts.
+Only the result handler thread sets the result of a task; other threads post calls to that
+thread.  If two results of a task are reported, such as a message and the worker's death, the
+first counts.
 """
 
 import collections
@@ -41,7 +42,8 @@ class Collector:
         breaks the pool, and completes the pending results
     """
 
-    #: Whether all workers have exited and the pool is terminated.  Another thread sets this.
+    #: Whether all workers have exited because the pool is terminated.  The thread that terminates
+    #: the pool sets this.
     is_stopped = False
 
     #: Whether the result handler has ended after a second failure, and delivers nothing more.
@@ -102,14 +104,15 @@ class Collector:
                 return True
             else:
                 self._run_calls()
-                # After the sentinel, the result handler calls get() while results are pending.
                 # Skip the rest of the list: a call may have closed a worker's pipe, and the
-                # descriptor may belong to the pipe of another worker now.
+                # descriptor may belong to the pipe of another worker now.  After the sentinel,
+                # return None if there is no result: the result handler checks whether any are
+                # pending, and calls get() again.
                 return not self._ready and (self._is_ending or self.is_stopped)
         return False
 
     def _receive(self, worker: "WorkerProcess") -> bool:
-        """Read from a worker's pipe, and return whether its end has not been reached."""
+        """Read from a worker's pipe; return False at the end of the pipe."""
         messages = self._pipes.receive(worker)
         if messages is None:
             self._pipes.remove(worker)
@@ -170,8 +173,8 @@ class Collector:
     def call_soon(self, function: "Callable[..., None]", *args: "Any") -> None:
         """Post a call of a function to the result handler thread."""
         self._calls.append((function, args))
-        # Postpone termination by the garbage collector: it might write a sentinel in the middle
-        # of the wake-up.
+        # Postpone termination by the garbage collector, which might write a sentinel in the
+        # middle of the wake-up.
         with self._section:
             self._pipes.wake()
 
@@ -201,7 +204,7 @@ class Collector:
         self.call_soon(self._ready.append, (job, index, (False, error)))
 
     def fail_all(self, error: BaseException) -> None:
-        """Fail all tasks that have been sent and not finished, when no more are sent."""
+        """Fail all tasks in flight; called when no more tasks are sent."""
         self.call_soon(self._fail_all, error)
 
     def close(self) -> None:

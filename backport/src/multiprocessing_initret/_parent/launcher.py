@@ -1,4 +1,4 @@
-"""Start worker processes, and fork them only while no result is unpickled."""
+"""Start worker processes, and fork them only while no result is being unpickled."""
 
 import os
 
@@ -29,7 +29,7 @@ class Launcher:
     :param ctx: the context of the pool
     :param standard: the private attributes of the pool
     :param records: the records of the workers
-    :param template: the fork server of this pool, if one pays
+    :param template: starts a fork server for this pool alone, if that is worthwhile
     :param reaper: counts how earlier workers exited
     :param unpickling_lock: held while a result is unpickled, because no process may be forked
         then

@@ -3,7 +3,7 @@
 The standard pool has one queue for the tasks of all workers and one for their results.  A
 worker that is killed never finishes its task.  It may also hold the lock of a queue, or have
 written half a message; then all other workers hang.  Here each worker has a record, which
-holds the step it is at, and a result pipe of its own:
+holds its state, and a result pipe of its own:
 
     parent                                                        worker
     ---------------------------------------------------------     ------------------------
@@ -194,7 +194,7 @@ class ProcessSupervisor(Supervisor):
             self._task_pipe.send(None, 0, self._pickler.dumps(None))
         self._workforce.wait_for_exit()
         if not self._workforce.is_stopped:
-            # Otherwise terminate() does this when it has stopped all workers.
+            # Otherwise terminate() closes it, after all workers have exited.
             self._template.close()
 
     # -- Termination, in any thread ----------------------------------------------------------

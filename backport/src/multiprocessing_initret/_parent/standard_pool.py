@@ -208,7 +208,10 @@ class StandardPool:
         return 0 if pool is None else int(pool._processes)
 
     def maintains_workers(self) -> bool:
-        """Return whether the worker handler should start replacements."""
+        """Return whether the worker handler still starts replacements.
+
+        It does so until the pool is terminated, or is closed and has no pending results.
+        """
         pool: "Any" = self._weak_pool()
         if pool is None or not hasattr(pool, "_worker_handler"):
             return pool is not None
@@ -216,7 +219,7 @@ class StandardPool:
         return bool(state == self.module.RUN or (pool._cache and state != self.module.TERMINATE))
 
     def throttle(self, result: "Any", tasks: "Iterator[Any]") -> Throttle:
-        """Return a throttle in place of the semaphore of an ``imap(buffersize=...)``."""
+        """Replace the semaphore of an ``imap(buffersize=...)`` by a throttle, and return that."""
         pool: "Any" = self._weak_pool()
         semaphore, room = result._buffersize_sema, 0
         while semaphore.acquire(False):
@@ -226,7 +229,8 @@ class StandardPool:
         pool._taskqueue_buffersize_semaphores.discard(semaphore)
         pool._taskqueue_buffersize_semaphores.add(throttle)
         result._buffersize_sema = throttle
-        # The task handler would set the length after the first tasks; the throttle sets it.
+        # The task handler would set the length after the tasks that the buffer has room for.
+        # The throttle sets it after the last task.
         result._set_length = _ignore
         return throttle
 

@@ -1,18 +1,20 @@
-"""Base class of the supervisors of pools with expect_initret, and that of a ``ThreadPool``.
+"""Supervise pools with expect_initret: the base class, and the subclass for ``ThreadPool``.
 
 A supervisor plugs its own functions into a standard pool.  It starts no thread: the pool's
 three threads, and the callers of the pool, call these functions:
 
-    thread           calls                                     defined here or in
-    ---------------  ----------------------------------------  -----------------------------
-    any caller       Pool._map_async, Pool._cache              Supervisor, PendingResults
-    worker handler   Pool.Process                              ProcessSupervisor, Workforce
-    task handler     Pool._guarded_task_generation,            Supervisor,
-                     Pool._quick_put                           ProcessSupervisor, TaskPipe
-    result handler   Pool._quick_get                           Collector, ResultPipes
-    any thread       Pool._terminate_pool                      Supervisor.terminate
+    thread           uses                              which is replaced by
+    ---------------  --------------------------------  -----------------------------
+    any caller       Pool._map_async                   Supervisor._map_async
+                     Pool._guarded_task_generation     Supervisor._generate_tasks
+                     Pool._cache                       PendingResults
+    worker handler   Pool.Process                      Supervisor.process
+    task handler     Pool._quick_put                   ProcessSupervisor._send
+    result handler   Pool._quick_get                   Collector.get
+    any thread       Pool._terminate_pool              Supervisor.terminate
 
-A supervisor must not refer to its pool, which is terminated when nothing refers to it any more.
+The pool's threads refer to the supervisor.  Therefore it must not refer to the pool, which is
+terminated as soon as nothing refers to it.
 """
 
 import functools
@@ -43,7 +45,7 @@ _pools: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
 
 
 class _PlaceholderThread:
-    """Stands for a task handler that is blocked in an iterable when the pool is terminated."""
+    """Stands in for a blocked task handler, so that ``_terminate_pool()`` does not wait for it."""
 
     _state = None
 
@@ -98,8 +100,8 @@ class Supervisor:
     def _prepare(self, replaced: "Any") -> InitArgs:
         """Return the initializer and its arguments, as the workers receive them.
 
-        They are created for the first worker: by then, the constructor of the pool has set
-        the attributes that are read here.
+        They are created, and the pool's cache is replaced, for the first worker: by then, the
+        constructor of the pool has set the attributes that are read here.
         """
         if self._initargs is None:
             self._initargs = InitArgs((replaced.initializer, *replaced.initargs), self._package)
@@ -134,7 +136,7 @@ class Supervisor:
     def _generate_tasks(
         self, job: int, func: "Any", iterable: "Iterable[Any]", semaphore: "Any" = None
     ) -> "Iterator[Any]":
-        """Return the tasks of a call.  Called by the caller, consumed by the task handler."""
+        """Return the tasks of a call, in the calling thread; the task handler consumes them."""
         result = self._results.get(job)
         func = self._standard.function_to_send(func)
         tasks = self._iterate(job, func, iterable, standard_pool.chunks_pending(result))
@@ -218,7 +220,7 @@ class Supervisor:
         """Remove tasks that no worker will run; they may block the task handler."""
 
     def _release(self, named_args: "Any") -> None:
-        """Release the resources of the workers, after the threads have ended."""
+        """Release the resources of the workers, at the end of :meth:`terminate`."""
         if self._initargs is not None:
             self._initargs.close()
 

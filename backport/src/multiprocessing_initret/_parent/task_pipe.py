@@ -102,7 +102,7 @@ class TaskPipe:
     # -- Recovery after the death of a worker --------------------------------------------
 
     def recover(self, record: "Record", states: "Callable[[], List[int]]") -> bool:
-        """Release the lock if a dead worker holds it, and remove what it had left to read.
+        """Release the lock if a dead worker holds it, and remove the rest of its message.
 
         :param record: record of the dead worker, in state WAITING, READING or HOLDING
         :param states: function that returns the states of the other workers
@@ -170,7 +170,7 @@ class TaskPipe:
                 return
             if self._lock.acquire(False):
                 break
-            time.sleep(0.001)  # race: a worker that has just acquired the lock records that
+            time.sleep(0.001)  # race: a worker has acquired the lock but not recorded that yet
         with contextlib.suppress(ValueError):  # race: the worker has just released the lock
             self._lock.release()
 
@@ -195,7 +195,10 @@ class TaskPipe:
         raise NotImplementedError
 
     def unblock_sender(self) -> None:
-        """Make :meth:`send` return, after :meth:`close` and when all workers have exited."""
+        """Make :meth:`send` return, after :meth:`close` and when all workers have exited.
+
+        On POSIX, :meth:`send` returns by itself, because it checks whether the pipe is closed.
+        """
 
 
 class PosixTaskPipe(TaskPipe):

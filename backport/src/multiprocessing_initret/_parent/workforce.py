@@ -66,7 +66,7 @@ class Workforce:
         self._lock = threading.Lock()
 
     def close_in_child(self) -> None:
-        """Close the parent's ends of all result pipes in a worker that has just been forked.
+        """Close the parent's ends of all result pipes in a forked child, such as a worker.
 
         If the parent dies, a worker that sends a result must receive an error, which it does
         only if no process has the parent's end of its pipe open.
@@ -77,7 +77,7 @@ class Workforce:
     # -- Add, in the worker handler -------------------------------------------------------
 
     def accepts_workers(self) -> bool:
-        """Return whether workers may still be started."""
+        """Return whether workers may be added: the pool is neither broken nor terminated."""
         return not self.broken and not self.is_stopped
 
     def add(self, worker: "WorkerProcess", is_constructing: bool) -> None:
@@ -135,6 +135,8 @@ class Workforce:
             worker.terminate()
         self._tasks.close()
         if os.name != "posix":
+            # unblock_sender() reads from the task pipe without holding its lock, so no worker
+            # may read at the same time.  A worker cannot ignore terminate() on Windows.
             for worker in list(self.workers):
                 worker.join()
         self._tasks.unblock_sender()
