@@ -271,10 +271,10 @@ class Calls:
 
 
 def test_lock(parts):
-    Calls.function = parts.collector.unpickling.locked
+    Calls.function = parts.collector.unpickling_lock.locked
     parts.worker.send(1, Calls())
     assert parts.get() == (100, 10, (True, True))
-    assert not parts.collector.unpickling.locked()
+    assert not parts.collector.unpickling_lock.locked()
 
 
 def test_pool_ends_meanwhile(parts):
@@ -283,7 +283,7 @@ def test_pool_ends_meanwhile(parts):
 
     def terminate():
         if not parts.section.postpones(terminate):
-            locked.append(parts.collector.unpickling.locked())
+            locked.append(parts.collector.unpickling_lock.locked())
 
     Calls.function = terminate
     parts.worker.send(1, Calls())

@@ -117,7 +117,9 @@ class Worker:
         stepping_record = types.SimpleNamespace(
             set=steps.around(record.set), records=types.SimpleNamespace(integers=integers)
         )
-        channel = types.SimpleNamespace(record=stepping_record, is_lazy=True, parent_pid=None)
+        channel = types.SimpleNamespace(
+            record=stepping_record, defers_initializer=True, parent_pid=None
+        )
         self._tasks = RecordedTasks("multiprocessing", stepping_queue, None, "", channel)
 
     def run(self, count):
@@ -365,21 +367,21 @@ def test_close_while_a_message_is_written(make_parent):
 
 
 @pytest.mark.parametrize("state", [WAITING, RUNNING])
-def test_abandoned_lock(make_parent, state):
+def test_lock_of_a_dead_worker(make_parent, state):
     """The lock is released if no worker that is alive holds it."""
     parent = make_parent()
     parent.worker().record.set(state)
     parent.queue._rlock.acquire()
-    parent.pipe.release_abandoned_lock(parent.states)
+    parent.pipe.release_lock_of_dead_worker(parent.states)
     assert parent.queue._rlock.acquire(False)
 
 
 @pytest.mark.parametrize("state", [READING, HOLDING])
-def test_lock_that_is_not_abandoned(make_parent, state):
+def test_lock_of_a_living_worker(make_parent, state):
     parent = make_parent()
     parent.worker().record.set(state)
     parent.queue._rlock.acquire()
-    parent.pipe.release_abandoned_lock(parent.states)
+    parent.pipe.release_lock_of_dead_worker(parent.states)
     assert not parent.queue._rlock.acquire(False)
 
 

@@ -1,7 +1,8 @@
-"""Converts the messages of workers, and the deaths of workers, to the results of tasks.
+"""Convert the messages of workers, and the deaths of workers, to the results of tasks.
 
-Only the result handler thread sets the result of a task; other threads post calls to it.  If
-two results of a task are reported, such as a message and the worker's death, the first counts.
+Only the result handler thread sets the result of a task; other threads post calls to that
+thread.  If two results of a task are reported, such as a message and the worker's death, the
+first counts.
 """
 
 import collections
@@ -41,7 +42,8 @@ class Collector:
         breaks the pool, and completes the pending results
     """
 
-    #: Whether all workers have exited and the pool is terminated.  Another thread sets this.
+    #: Whether all workers have exited because the pool is terminated.  The thread that terminates
+    #: the pool sets this.
     is_stopped = False
 
     #: Whether the result handler has ended after a second failure, and delivers nothing more.
@@ -64,7 +66,7 @@ class Collector:
         self._section = section
         #: Held while a result is unpickled.  No worker may be forked meanwhile: unpickling may
         #: import modules, and no thread of the worker would release their import locks.
-        self.unpickling = threading.Lock()
+        self.unpickling_lock = threading.Lock()
         self._log = log
         self._on_failure = on_failure
         # One queue for all calls: a worker may start and exit while the result handler is busy,
@@ -102,14 +104,15 @@ class Collector:
                 return True
             else:
                 self._run_calls()
-                # After the sentinel, the result handler calls get() while results are pending.
                 # Skip the rest of the list: a call may have closed a worker's pipe, and the
-                # descriptor may belong to the pipe of another worker now.
+                # descriptor may belong to the pipe of another worker now.  After the sentinel,
+                # return None if there is no result: the result handler checks whether any are
+                # pending, and calls get() again.
                 return not self._ready and (self._is_ending or self.is_stopped)
         return False
 
     def _receive(self, worker: "WorkerProcess") -> bool:
-        """Read from a worker's pipe, and return whether its end has not been reached."""
+        """Read from a worker's pipe; return False at the end of the pipe."""
         messages = self._pipes.receive(worker)
         if messages is None:
             self._pipes.remove(worker)
@@ -119,7 +122,7 @@ class Collector:
         return True
 
     def _deliver(self, message: "Message") -> None:
-        number, size = RESULT_HEADER.unpack_from(message)
+        number, description_size = RESULT_HEADER.unpack_from(message)
         task = self._tasks.pop(number)
         if task is None:
             # The pool is broken, or the worker has sent two messages for the task.
@@ -129,10 +132,10 @@ class Collector:
         section = self._section
         section.thread = threading.get_ident()
         try:
-            with self.unpickling:
-                result = self._loads(message[RESULT_HEADER.size + size :])
+            with self.unpickling_lock:
+                result = self._loads(message[RESULT_HEADER.size + description_size :])
         except BaseException as error:
-            result = False, self._unpickling_error(error, message, size)
+            result = False, self._unpickling_error(error, message, description_size)
         finally:
             section.thread = None
         if section.postponed:
@@ -140,14 +143,14 @@ class Collector:
         self._ready.append((*task, result))
 
     def _unpickling_error(
-        self, reason: BaseException, message: "Message", size: int
+        self, reason: BaseException, message: "Message", description_size: int
     ) -> BaseException:
         """Return the exception for a task whose result or exception cannot be unpickled."""
         if type(message) is TruncatedMessage:
             return MemoryError("not enough memory to receive the result")
-        if isinstance(reason, Exception) and not size:
+        if isinstance(reason, Exception) and not description_size:
             return reason
-        description = bytes(message[RESULT_HEADER.size : RESULT_HEADER.size + size])
+        description = bytes(message[RESULT_HEADER.size : RESULT_HEADER.size + description_size])
         text, _, traceback = description.decode("utf-8").partition("\0")
         try:
             error: Exception = self._module.MaybeEncodingError(reason, None)
@@ -170,17 +173,18 @@ class Collector:
     def call_soon(self, function: "Callable[..., None]", *args: "Any") -> None:
         """Post a call of a function to the result handler thread."""
         self._calls.append((function, args))
-        # Postpone termination by the garbage collector: it might write a sentinel in the middle
-        # of the wake-up.
+        # Postpone termination by the garbage collector, which might write a sentinel in the
+        # middle of the wake-up.
         with self._section:
             self._pipes.wake()
 
-    def add_worker(self, worker: "WorkerProcess", is_first: bool) -> None:
+    def add_worker(self, worker: "WorkerProcess", is_constructing: bool) -> None:
         """Receive the results of a worker that has started.
 
-        :param is_first: whether the result handler has not started yet
+        :param is_constructing: whether the constructor of the pool starts the worker, before it
+            starts the result handler
         """
-        if is_first:
+        if is_constructing:
             self._pipes.add(worker)
         else:
             self.call_soon(self._pipes.add, worker)
@@ -200,7 +204,7 @@ class Collector:
         self.call_soon(self._ready.append, (job, index, (False, error)))
 
     def fail_all(self, error: BaseException) -> None:
-        """Fail all tasks that have been sent and not finished, when no more are sent."""
+        """Fail all tasks in flight; called when no more tasks are sent."""
         self.call_soon(self._fail_all, error)
 
     def close(self) -> None:

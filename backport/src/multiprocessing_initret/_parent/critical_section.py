@@ -12,8 +12,8 @@ class CriticalSection:
 
     The garbage collector may finalize a pool, and so terminate it, between any two bytecodes of
     any thread: while that thread holds a lock that terminate() waits for, or while it starts a
-    worker that is not in the list of workers yet.  In a critical section, the thread's own
-    termination of the pool is postponed until it has left the section::
+    worker that is not in the list of workers yet.  If a thread terminates the pool while it is
+    in a critical section, the termination is postponed until the thread has left the section::
 
         with section:
             ...
@@ -23,11 +23,11 @@ class CriticalSection:
                 ...
 
     A section can be entered by several threads at once, and more than once by the same thread.
-    It locks nothing.  The pool has one instance.
+    It locks nothing.  Each pool has one instance.
     """
 
-    #: Identifier of a thread that is in the section without a ``with`` statement, which takes
-    #: 0.4 microseconds.  The result handler sets it for each result, and then calls
+    #: Identifier of a thread that is in the section without a ``with`` statement, which would
+    #: take 0.4 microseconds.  The result handler sets it for each result, and then calls
     #: :meth:`run_postponed` if something is :attr:`postponed`.
     thread: "Optional[int]" = None
 

@@ -1,4 +1,4 @@
-"""Start worker processes, and fork them only while no result is unpickled."""
+"""Start worker processes, and fork them only while no result is being unpickled."""
 
 import os
 
@@ -29,10 +29,10 @@ class Launcher:
     :param ctx: the context of the pool
     :param standard: the private attributes of the pool
     :param records: the records of the workers
-    :param template: the fork server of this pool, if one pays
+    :param template: starts a fork server for this pool alone, if that is worthwhile
     :param reaper: counts how earlier workers exited
-    :param unpickling: a lock that is held while a result is unpickled, because no process may
-        be forked then
+    :param unpickling_lock: held while a result is unpickled, because no process may be forked
+        then
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class Launcher:
         records: "Records",
         template: "Template",
         reaper: "Reaper",
-        unpickling: "threading.Lock",
+        unpickling_lock: "threading.Lock",
     ) -> None:
         self._ctx = ctx
         self._standard = standard
         self._records = records
         self._template = template
         self._reaper = reaper
-        self._unpickling = unpickling
+        self._unpickling_lock = unpickling_lock
 
     def launch(self, worker: "WorkerProcess") -> bool:
         """Start a worker and return True, or return False if the pool does not need it any more.
@@ -61,7 +61,7 @@ class Launcher:
         record, is_started = None, False
         try:
             record = channel.record = self._records.acquire()
-            channel.is_lazy = self._reaper.is_lazy(record)
+            channel.defers_initializer = self._reaper.defers_initializer(record)
             channel.parent_pid = self._parent_pid(worker.process)
             worker.generation = self._reaper.generation
             self._template.adopt(worker.process)
@@ -83,13 +83,13 @@ class Launcher:
     def _start_process(self, process: "Any") -> bool:
         # Deadlock: the result handler may unpickle a result whose module is being imported by a
         # thread that terminates the pool, and terminate() waits for the current thread.
-        while not self._unpickling.acquire(True, _UNPICKLING_INTERVAL):
-            if not self._standard.needs_workers():
+        while not self._unpickling_lock.acquire(True, _UNPICKLING_INTERVAL):
+            if not self._standard.maintains_workers():
                 return False
         try:
             process.start()
         finally:
-            self._unpickling.release()
+            self._unpickling_lock.release()
         return True
 
     def failed_in_constructor(self, error: Exception) -> Exception:

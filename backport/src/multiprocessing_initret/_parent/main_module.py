@@ -4,8 +4,8 @@ import os
 import sys
 
 _ADVICE = (
-    "move it to a module, or use multiprocessing.get_context('fork').Pool where there is fork, or "
-    "multiprocess with multiprocessing_initret.install('multiprocess')"
+    "move it to a module, or use multiprocessing.get_context('fork').Pool where fork is "
+    "available, or multiprocess with multiprocessing_initret.install('multiprocess')"
 )
 
 
@@ -42,11 +42,11 @@ def startup_failure_hint() -> str:
     if getattr(main, "__file__", None) and _is_read_from_stdin(main):
         return (
             "Workers cannot import a program that is read from stdin: write it to a file. "
-            "See stderr"
+            "See stderr for the traceback"
         )
     return (
         'The pool may have been created without an `if __name__ == "__main__":` guard, or '
-        "importing the main module may have failed; see stderr"
+        "importing the main module may have failed. See stderr for the traceback"
     )
 
 

@@ -3,7 +3,7 @@
 The standard pool has one queue for the tasks of all workers and one for their results.  A
 worker that is killed never finishes its task.  It may also hold the lock of a queue, or have
 written half a message; then all other workers hang.  Here each worker has a record, which
-holds the step it is at, and a result pipe of its own:
+holds its state, and a result pipe of its own:
 
     parent                                                        worker
     ---------------------------------------------------------     ------------------------
@@ -140,9 +140,13 @@ class ProcessSupervisor(Supervisor):
             self._workforce = Workforce(
                 self._section, records, reaper, self._task_pipe, self._collector, self._log
             )
-            unpickling = self._collector.unpickling
             launcher = Launcher(
-                self._ctx, self._standard, records, self._template, reaper, unpickling
+                self._ctx,
+                self._standard,
+                records,
+                self._template,
+                reaper,
+                self._collector.unpickling_lock,
             )
             self._starter = Starter(
                 self._standard, self._section, launcher, self._workforce, self._wait, self._log
@@ -190,7 +194,7 @@ class ProcessSupervisor(Supervisor):
             self._task_pipe.send(None, 0, self._pickler.dumps(None))
         self._workforce.wait_for_exit()
         if not self._workforce.is_stopped:
-            # Otherwise terminate() does this when it has stopped all workers.
+            # Otherwise terminate() closes it, after all workers have exited.
             self._template.close()
 
     # -- Termination, in any thread ----------------------------------------------------------
@@ -199,18 +203,18 @@ class ProcessSupervisor(Supervisor):
         if not self._section.postpones(self.terminate, *args):
             super().terminate(*args)
 
-    def _stop_workers(self, pool: "Any") -> None:
+    def _stop_workers(self, named_args: "Any") -> None:
         self._workforce.terminate()
         self._collector.is_stopped = True
 
-    def _discard_tasks(self, pool: "Any") -> None:
+    def _discard_tasks(self, named_args: "Any") -> None:
         # The standard _help_stuff_finish() would hang on half a message in the pipe.
         self._task_pipe.drain()
 
-    def _release(self, pool: "Any") -> None:
+    def _release(self, named_args: "Any") -> None:
         self._template.close()
-        super()._release(pool)
-        if not pool.result_handler.is_alive():
+        super()._release(named_args)
+        if not named_args.result_handler.is_alive():
             # Close the pipes now, not when the garbage collector runs.
             self._collector.close()
             self._workforce.workers.clear()

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 # Time, in seconds, to wait for the system to close the pipe of a process that was killed.
 _HANGUP_TIMEOUT = 1.0
 
-# How many workers in a row may be killed before they run any code of this package.  Random
-# kills rarely hit many starting workers in a row; an out-of-memory killer does.
+# The pool breaks when this many workers in a row have been killed before they ran any code of
+# this package.  Random kills rarely hit many starting workers in a row; an out-of-memory killer
+# does.
 _MAX_KILLED_AT_START = 100
 
-# How many generations of workers, each a replacement for the one before, may exit before they
-# run any code of this package.  Ctrl-C interrupts all workers that are starting, and may be
-# repeated.
+# The pool breaks only when this many generations of workers, each a replacement for the one
+# before, have exited before they ran any code of this package.  Ctrl-C interrupts all workers
+# that are starting, and may be repeated.
 _MAX_GENERATIONS = 3
 
 
@@ -42,7 +43,7 @@ class Reaper:
     """Recovers what workers held when they exited, and counts those that exited too early.
 
     It owns these counts, and the list of the workers that have been started and have not been
-    reaped.  Its caller holds the lock of the workforce.
+    reaped.  The caller of :meth:`reap` holds the lock of the workforce.
 
     :param size: returns how many workers the pool should have
     :param records: the records of the workers
@@ -63,28 +64,29 @@ class Reaper:
         self._records = records
         self._tasks = tasks
         self._collector = collector
-        self._has_exited_initializing = False
+        self._has_exited_in_initializer = False
         self._exited_at_start = 0  # how many workers in a row
         #: how many generations of workers in a row have exited while they were starting
         self.generation = 0
 
-    def is_lazy(self, record: "Record") -> bool:
+    def defers_initializer(self, record: "Record") -> bool:
         """Return whether new workers call the initializer only when they have a task.
 
-        After a worker has exited in the initializer, an idle pool would otherwise start
-        workers again and again.  This ends when the initializer has succeeded in a worker.
+        After a worker has exited in the initializer, its replacements might exit there, too,
+        and an idle pool would start workers again and again.  Therefore new workers defer the
+        initializer until it has succeeded in one of them.
         """
-        return self._has_exited_initializing and not record.records.integers[INITIALIZED]
+        return self._has_exited_in_initializer and not record.records.integers[INITIALIZED]
 
     def reap(self, exited: "List[WorkerProcess]", is_broken: bool) -> str:
         """Recover the locks and messages that workers held.
 
         :param exited: workers that have exited
-        :param is_broken: whether the tasks of the pool have failed already
+        :param is_broken: whether the pool is broken, so that its tasks have failed already
         :returns: why the pool must break; empty if it need not
         """
         reason = ""
-        # A worker that exited while reading certainly holds the lock of the pipe.
+        # First the worker that exited while reading, if any: it certainly holds the lock.
         for worker in sorted(exited, key=lambda worker: worker.record.state != READING):
             self.ensure_exit(worker)
             self.workers.remove(worker)
@@ -103,7 +105,7 @@ class Reaper:
         else:
             has_task = state in (INITIALIZING, RUNNING)
         if state == INITIALIZING:
-            self._has_exited_initializing = True
+            self._has_exited_in_initializer = True
             worker.record.records.integers[INITIALIZED] = 0
         self._records.release(worker.record)
         if has_task and not is_broken:

@@ -157,9 +157,9 @@ class WindowsResultPipes(ResultPipes):
         super().__init__(queue)
         self._connection_wait = wait
         self._workers[self._wake_reader] = None
-        # The pool's threads call put() to send the sentinel.  It needs the lock: since Python
-        # 3.14, a connection raises an exception if two threads send at the same time.
-        # Not a bound method of this object: the queue would keep the object alive.
+        # The pool's threads call put() to send the sentinel.  put() needs the lock: since Python
+        # 3.14, a connection raises an exception if two threads send at the same time.  It is
+        # not a bound method of this object, because the queue would keep the object alive.
         queue.put = functools.partial(_put, self._wake_lock, self._wake_writer)
 
     def add(self, worker: "WorkerProcess") -> None:

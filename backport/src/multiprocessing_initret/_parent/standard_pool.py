@@ -207,8 +207,11 @@ class StandardPool:
         pool: "Any" = self._weak_pool()
         return 0 if pool is None else int(pool._processes)
 
-    def needs_workers(self) -> bool:
-        """Return whether the worker handler should start replacements."""
+    def maintains_workers(self) -> bool:
+        """Return whether the worker handler still starts replacements.
+
+        It does so until the pool is terminated, or is closed and has no pending results.
+        """
         pool: "Any" = self._weak_pool()
         if pool is None or not hasattr(pool, "_worker_handler"):
             return pool is not None
@@ -216,7 +219,7 @@ class StandardPool:
         return bool(state == self.module.RUN or (pool._cache and state != self.module.TERMINATE))
 
     def throttle(self, result: "Any", tasks: "Iterator[Any]") -> Throttle:
-        """Return a throttle in place of the semaphore of an ``imap(buffersize=...)``."""
+        """Replace the semaphore of an ``imap(buffersize=...)`` by a throttle, and return that."""
         pool: "Any" = self._weak_pool()
         semaphore, room = result._buffersize_sema, 0
         while semaphore.acquire(False):
@@ -226,23 +229,25 @@ class StandardPool:
         pool._taskqueue_buffersize_semaphores.discard(semaphore)
         pool._taskqueue_buffersize_semaphores.add(throttle)
         result._buffersize_sema = throttle
-        # The task handler would set the length after the first tasks; the throttle sets it.
+        # The task handler would set the length after the tasks that the buffer has room for.
+        # The throttle sets it after the last task.
         result._set_length = _ignore
         return throttle
 
-    def stop_handlers(self, pool: "Any") -> None:
+    def stop_handlers(self, named_args: "Any") -> None:
         """Set the threads to terminate, and wait for the worker handler.
 
-        :param pool: the arguments of ``_terminate_pool()``
+        :param named_args: the arguments of ``_terminate_pool()``, as attributes
         """
-        pool.worker_handler._state = pool.task_handler._state = self.module.TERMINATE
-        if hasattr(pool, "change_notifier"):
-            pool.change_notifier.put(None)
-        for throttle in list(getattr(pool, "taskqueue_buffersize_semaphores", ())):
+        worker_handler = named_args.worker_handler
+        worker_handler._state = named_args.task_handler._state = self.module.TERMINATE
+        if hasattr(named_args, "change_notifier"):
+            named_args.change_notifier.put(None)
+        for throttle in list(getattr(named_args, "taskqueue_buffersize_semaphores", ())):
             throttle.release()
         # A running worker handler would start replacements.
-        if threading.current_thread() is not pool.worker_handler:
-            pool.worker_handler.join()
+        if threading.current_thread() is not worker_handler:
+            worker_handler.join()
 
     def change_notifier(self) -> "Any":
         """Return the queue that wakes the worker handler; None before Python 3.8."""

@@ -96,7 +96,7 @@ class Starter:
         pause = _FIRST_PAUSE
         notifier = self._standard.change_notifier()
         try:
-            while self._workforce.accepts_workers() and self._standard.needs_workers():
+            while self._workforce.accepts_workers() and self._standard.maintains_workers():
                 self._pause(pause, notifier)
                 pause = min(2 * pause, _LAST_PAUSE)
                 if self._try_to_start(worker):

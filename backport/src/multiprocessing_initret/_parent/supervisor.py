@@ -1,18 +1,20 @@
-"""Base class of the supervisors of pools with expect_initret, and that of a ``ThreadPool``.
+"""Supervise pools with expect_initret: the base class, and the subclass for ``ThreadPool``.
 
 A supervisor plugs its own functions into a standard pool.  It starts no thread: the pool's
 three threads, and the callers of the pool, call these functions:
 
-    thread           calls                                     defined here or in
-    ---------------  ----------------------------------------  -----------------------------
-    any caller       Pool._map_async, Pool._cache              Supervisor, PendingResults
-    worker handler   Pool.Process                              ProcessSupervisor, Workforce
-    task handler     Pool._guarded_task_generation,            Supervisor,
-                     Pool._quick_put                           ProcessSupervisor, TaskPipe
-    result handler   Pool._quick_get                           Collector, ResultPipes
-    any thread       Pool._terminate_pool                      Supervisor.terminate
+    thread           uses                              which is replaced by
+    ---------------  --------------------------------  -----------------------------
+    any caller       Pool._map_async                   Supervisor._map_async
+                     Pool._guarded_task_generation     Supervisor._generate_tasks
+                     Pool._cache                       PendingResults
+    worker handler   Pool.Process                      Supervisor.process
+    task handler     Pool._quick_put                   ProcessSupervisor._send
+    result handler   Pool._quick_get                   Collector.get
+    any thread       Pool._terminate_pool              Supervisor.terminate
 
-A supervisor must not refer to its pool, which is terminated when nothing refers to it any more.
+The pool's threads refer to the supervisor.  Therefore it must not refer to the pool, which is
+terminated as soon as nothing refers to it.
 """
 
 import functools
@@ -42,8 +44,8 @@ _ITERABLE_TIMEOUT = 1.0
 _pools: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
 
 
-class _AbandonedThread:
-    """Stands for a task handler that is blocked in an iterable when the pool is terminated."""
+class _PlaceholderThread:
+    """Stands in for a blocked task handler, so that ``_terminate_pool()`` does not wait for it."""
 
     _state = None
 
@@ -98,8 +100,8 @@ class Supervisor:
     def _prepare(self, replaced: "Any") -> InitArgs:
         """Return the initializer and its arguments, as the workers receive them.
 
-        They are created for the first worker: by then, the constructor of the pool has set
-        the attributes that are read here.
+        They are created, and the pool's cache is replaced, for the first worker: by then, the
+        constructor of the pool has set the attributes that are read here.
         """
         if self._initargs is None:
             self._initargs = InitArgs((replaced.initializer, *replaced.initargs), self._package)
@@ -134,7 +136,7 @@ class Supervisor:
     def _generate_tasks(
         self, job: int, func: "Any", iterable: "Iterable[Any]", semaphore: "Any" = None
     ) -> "Iterator[Any]":
-        """Return the tasks of a call.  Called by the caller, consumed by the task handler."""
+        """Return the tasks of a call, in the calling thread; the task handler consumes them."""
         result = self._results.get(job)
         func = self._standard.function_to_send(func)
         tasks = self._iterate(job, func, iterable, standard_pool.chunks_pending(result))
@@ -167,12 +169,12 @@ class Supervisor:
 
     def terminate(self, *args: "Any") -> None:
         """Terminate the pool, as ``_terminate_pool()`` does, and fail its pending results."""
-        pool = self._standard.bind_terminate_args(args)
+        named_args = self._standard.bind_terminate_args(args)
         try:
-            self._standard.stop_handlers(pool)
-            self._stop_workers(pool)
-            args = self._wait_for_task_handler(pool, args)
-            if not pool.result_handler.is_alive():
+            self._standard.stop_handlers(named_args)
+            self._stop_workers(named_args)
+            args = self._wait_for_task_handler(named_args, args)
+            if not named_args.result_handler.is_alive():
                 # If the result handler has ended, the standard function asserts that no
                 # result is pending.
                 self._fail_pending()
@@ -183,22 +185,25 @@ class Supervisor:
             raise
         finally:
             self._fail_pending()
-        self._release(pool)
+        self._release(named_args)
 
-    def _wait_for_task_handler(self, pool: "Any", args: "Tuple[Any, ...]") -> "Tuple[Any, ...]":
+    def _wait_for_task_handler(
+        self, named_args: "Any", args: "Tuple[Any, ...]"
+    ) -> "Tuple[Any, ...]":
         """Wait until the task handler has ended, or regard it as blocked in an iterable.
 
         :returns: the arguments for ``_terminate_pool()``, which must not wait for a blocked
             thread: that thread ends when its iterable returns
         """
         deadline = time.monotonic() + _ITERABLE_TIMEOUT
-        pool.taskqueue.put(None)
-        while pool.task_handler.is_alive() and threading.current_thread() is not pool.task_handler:
-            self._discard_tasks(pool)
-            pool.task_handler.join(0.01)
+        named_args.taskqueue.put(None)
+        task_handler = named_args.task_handler
+        while task_handler.is_alive() and threading.current_thread() is not task_handler:
+            self._discard_tasks(named_args)
+            task_handler.join(0.01)
             if time.monotonic() > deadline:
-                blocked = _AbandonedThread()
-                return tuple(blocked if arg is pool.task_handler else arg for arg in args)
+                placeholder = _PlaceholderThread()
+                return tuple(placeholder if arg is task_handler else arg for arg in args)
         return args
 
     def _fail_pending(self) -> None:
@@ -208,14 +213,14 @@ class Supervisor:
                 is_exiting=self._standard.module.util.is_exiting(),
             )
 
-    def _stop_workers(self, pool: "Any") -> None:
+    def _stop_workers(self, named_args: "Any") -> None:
         """Stop the workers, and whatever else ``_terminate_pool()`` would hang on."""
 
-    def _discard_tasks(self, pool: "Any") -> None:
+    def _discard_tasks(self, named_args: "Any") -> None:
         """Remove tasks that no worker will run; they may block the task handler."""
 
-    def _release(self, pool: "Any") -> None:
-        """Release the resources of the workers, after the threads have ended."""
+    def _release(self, named_args: "Any") -> None:
+        """Release the resources of the workers, at the end of :meth:`terminate`."""
         if self._initargs is not None:
             self._initargs.close()
 

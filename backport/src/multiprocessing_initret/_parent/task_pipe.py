@@ -102,7 +102,7 @@ class TaskPipe:
     # -- Recovery after the death of a worker --------------------------------------------
 
     def recover(self, record: "Record", states: "Callable[[], List[int]]") -> bool:
-        """Release the lock if a dead worker holds it, and remove what it had left to read.
+        """Release the lock if a dead worker holds it, and remove the rest of its message.
 
         :param record: record of the dead worker, in state WAITING, READING or HOLDING
         :param states: function that returns the states of the other workers
@@ -156,7 +156,7 @@ class TaskPipe:
             self._is_stopping = True
             records.integers[STOPPING] = 1
 
-    def release_abandoned_lock(self, states: "Callable[[], List[int]]") -> None:
+    def release_lock_of_dead_worker(self, states: "Callable[[], List[int]]") -> None:
         """Release the lock if a dead worker holds it, after :meth:`stop_workers`.
 
         The workers that wait for the lock acquire it and exit.  SIGTERM may not suffice for that:
@@ -170,7 +170,7 @@ class TaskPipe:
                 return
             if self._lock.acquire(False):
                 break
-            time.sleep(0.001)  # race: a worker that has just acquired the lock records that
+            time.sleep(0.001)  # race: a worker has acquired the lock but not recorded that yet
         with contextlib.suppress(ValueError):  # race: the worker has just released the lock
             self._lock.release()
 
@@ -195,7 +195,10 @@ class TaskPipe:
         raise NotImplementedError
 
     def unblock_sender(self) -> None:
-        """Make :meth:`send` return, after :meth:`close` and when all workers have exited."""
+        """Make :meth:`send` return, after :meth:`close` and when all workers have exited.
+
+        On POSIX, :meth:`send` returns by itself, because it checks whether the pipe is closed.
+        """
 
 
 class PosixTaskPipe(TaskPipe):
@@ -203,7 +206,7 @@ class PosixTaskPipe(TaskPipe):
 
     def __init__(self, queue: "Any") -> None:
         super().__init__(queue)
-        self._abandoned = 0  # number of a message that send() must not complete
+        self._removed_number = 0  # of a message that was removed while send() was writing it
         self._writer_fd = self._writer.fileno()
         os.set_blocking(self._writer_fd, False)
         self._writable = _Selector()
@@ -229,10 +232,10 @@ class PosixTaskPipe(TaskPipe):
         return True
 
     def _write(self, number: int, view: memoryview) -> None:
-        """Write the rest of a message, until it is abandoned or the pipe is closed."""
+        """Write the rest of a message, unless it is removed or the pipe is closed meanwhile."""
         while view:
             with self._mutex:
-                if self._is_closed or self._abandoned == number:
+                if self._is_closed or self._removed_number == number:
                     return
                 written = self._write_some(view)
             view = view[written:]
@@ -282,7 +285,7 @@ class PosixTaskPipe(TaskPipe):
     def _remove_from(self, position: int, number: int, sent: _Sent) -> None:
         if sent.end > self._written:
             # The task handler is still writing this message.
-            self._abandoned = number
+            self._removed_number = number
             self._end = self._written
         end = min(sent.end, self._written)
         rest = bytearray()

@@ -1,8 +1,10 @@
 """Send the tasks of an ``imap(buffersize=...)`` without blocking the task handler.
 
-In Python 3.16 the task handler blocks in the semaphore of such an iterator until its consumer
-has received a result.  Meanwhile it sends no task of any other call: a program that makes
-another call before it consumes the iterator hangs.  ``close()`` cancels the tasks that wait.
+In Python 3.16 the task handler of the standard pool blocks in the semaphore of such an iterator
+until its consumer has received a result.  Meanwhile it sends no task of any other call: a
+program that makes another call before it consumes the iterator hangs.  ``close()`` discards the
+tasks that have not been sent.  With a throttle, the other calls' tasks are sent meanwhile, and
+``close()`` sends all that are left.
 """
 
 import threading
@@ -16,14 +18,14 @@ class Throttle:
     """The tasks of one iterator, in place of its semaphore.
 
     The task handler sends as many tasks as the buffer has room for, and then turns to other
-    calls.  :meth:`release` puts the rest into the task queue again.
+    calls.  :meth:`release` puts the rest into the pool's ``_taskqueue`` again.
 
     ``_lock`` guards ``_room`` and ``_is_suspended``: the task handler calls
     :meth:`send_some`, and the consumer, ``close()`` and ``terminate()`` call
     :meth:`release`.
 
     :param is_running: returns whether the pool is running
-    :param put: puts tasks into the pool's queue of calls
+    :param put: puts tasks into the pool's ``_taskqueue``
     :param set_length: called with the number of tasks when all of them have been sent
     :param room: how many results may be pending
     :param tasks: the tasks
@@ -58,7 +60,7 @@ class Throttle:
 
     def _has_room(self) -> bool:
         with self._lock:
-            # A pool that is closing sends the rest at once: it may never be consumed.
+            # A pool that is closing sends the rest at once: the iterator may never be consumed.
             if self._room > 0 or not self._is_running():
                 self._room -= 1
                 return True

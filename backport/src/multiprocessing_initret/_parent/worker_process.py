@@ -45,7 +45,7 @@ class WorkerProcess:
     The pool's list of workers holds it.  The worker handler starts and reaps it; the result
     handler reads from its result pipe.  Every attribute is written by one thread only.
 
-    :param start: starts this worker, and returns whether the pool still needed it
+    :param start: starts this worker, and returns whether it has been started
     :param process: the standard process object, not started yet
     :param channel: the argument of the process that is completed when the process is started
     """
@@ -88,7 +88,7 @@ class WorkerProcess:
         return self.channel.record
 
     def start(self) -> None:
-        """Start the process, or drop it if the pool does not need the worker any more."""
+        """Start the process, or put a placeholder in its place if no worker is needed any more."""
         if not self._start(self):
             self.process = PlaceholderProcess()
 

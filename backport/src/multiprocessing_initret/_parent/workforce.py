@@ -66,7 +66,7 @@ class Workforce:
         self._lock = threading.Lock()
 
     def close_in_child(self) -> None:
-        """Close the parent's ends of all result pipes in a worker that has just been forked.
+        """Close the parent's ends of all result pipes in a forked child, such as a worker.
 
         If the parent dies, a worker that sends a result must receive an error, which it does
         only if no process has the parent's end of its pipe open.
@@ -77,19 +77,20 @@ class Workforce:
     # -- Add, in the worker handler -------------------------------------------------------
 
     def accepts_workers(self) -> bool:
-        """Return whether workers may still be started."""
+        """Return whether workers may be added: the pool is neither broken nor terminated."""
         return not self.broken and not self.is_stopped
 
-    def add(self, worker: "WorkerProcess", is_first: bool) -> None:
+    def add(self, worker: "WorkerProcess", is_constructing: bool) -> None:
         """Add a worker that has been started.
 
-        :param is_first: whether the threads of the pool have not started yet
+        :param is_constructing: whether the constructor of the pool starts the worker, before it
+            starts the threads
         """
         with self._lock:
             self.workers.append(worker)
             if self.is_stopped:
                 worker.terminate()
-        self._collector.add_worker(worker, is_first)
+        self._collector.add_worker(worker, is_constructing)
 
     # -- Reap, in the worker handler or the task handler -----------------------------------
 
@@ -134,6 +135,8 @@ class Workforce:
             worker.terminate()
         self._tasks.close()
         if os.name != "posix":
+            # unblock_sender() reads from the task pipe without holding its lock, so no worker
+            # may read at the same time.  A worker cannot ignore terminate() on Windows.
             for worker in list(self.workers):
                 worker.join()
         self._tasks.unblock_sender()
@@ -177,10 +180,10 @@ class Workforce:
         for worker in workers:
             while worker.exitcode is None:
                 worker.join(_REAP_INTERVAL)
-                self._tasks.release_abandoned_lock(self._states_of_living)
+                self._tasks.release_lock_of_dead_worker(self._states_of_living)
                 if time.monotonic() > deadline:
                     worker.kill()
             self._reaper.ensure_exit(worker)
         self._tasks.close()
         # The standard _help_stuff_finish() acquires this lock.
-        self._tasks.release_abandoned_lock(self._states_of_living)
+        self._tasks.release_lock_of_dead_worker(self._states_of_living)

@@ -88,7 +88,7 @@ class Channel:
     #: the record of what the worker does
     record: "Record"
     #: whether the worker calls the initializer only when it has a task
-    is_lazy: bool
+    defers_initializer: bool
     #: pid of the process that owns the pool, or None if a fork server starts the worker
     parent_pid: "Optional[int]"
 
@@ -111,7 +111,7 @@ class RecordedTasks(Tasks):
         self._loads = module(package, "reduction").ForkingPickler.loads
         self._record: "Record" = channel.record
         self._parent_is_alive = _parent_watch(package, channel.parent_pid)
-        super().__init__(package, inqueue, initargs, hint, channel.is_lazy)
+        super().__init__(package, inqueue, initargs, hint, channel.defers_initializer)
 
     def _initialize(self) -> None:
         self._record.set(INITIALIZING, self.number)

@@ -61,7 +61,7 @@ class Tasks:
     :param inqueue: the queue that the pool's loop would use
     :param initargs: the initializer and its arguments
     :param hint: says why a name may be missing from the main module
-    :param is_lazy: whether the initializer is called only when there is a task
+    :param defers_initializer: whether the initializer is called only when there is a task
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Tasks:
         inqueue: "Any",
         initargs: "InitArgs",
         hint: str = "",
-        is_lazy: bool = False,
+        defers_initializer: bool = False,
     ) -> None:
         self._package = package
         self._inqueue = inqueue
         self._initargs = initargs
         self._hint = hint
-        self._is_lazy = is_lazy
+        self._defers_initializer = defers_initializer
         self._initret = _NO_INITRET
         self._keyword: "Dict[str, Any]" = {}
         self.get, self.current = self._make_get()
@@ -144,7 +144,7 @@ class Tasks:
         A worker that exited would be replaced again and again, and no caller would see the
         exception; a thread would not even be replaced.
         """
-        if not self._is_lazy:
+        if not self._defers_initializer:
             try:
                 self._initialize()
             except Exception:
