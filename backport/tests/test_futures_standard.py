@@ -119,14 +119,15 @@ def test_wrong_arguments(name):
 
 
 @with_initializers
+@pytest.mark.parametrize("value", [1, None])
 @pytest.mark.parametrize("expect_initret", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_keyword(name, expect_initret):
+def test_wrong_keyword(name, expect_initret, value):
     text = check_error(
         TypeError("got an unexpected keyword argument 'no_such'"),
         name,
         initializer=identity,
-        no_such=1,
+        no_such=value,
         expect_initret=expect_initret,
     )
     if sys.version_info >= (3, 10):

@@ -355,6 +355,18 @@ def test_fork_server_preloads_the_package(python, tmp_path):
     assert python("program.py") == "False\n"
 
 
+def test_fork_server_of_an_unknown_kind(monkeypatch):
+    """The preloading is an optimization, which install() can do without."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system has no fork server")
+    from multiprocessing import forkserver
+
+    monkeypatch.delattr(forkserver._forkserver, "_preload_modules")
+    install()
+    assert is_installed()
+    uninstall()
+
+
 NOT_DERIVATIVES = (
     "no_such_package",
     "json",

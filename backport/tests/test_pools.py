@@ -59,6 +59,20 @@ def test_thread_pool():
     check_and_terminate(multiprocessing_initret.ThreadPool(2, identity, (40,), expect_initret=True))
 
 
+class Arguments:
+    """An iterable that has no __iter__()."""
+
+    def __getitem__(self, index):
+        return (40,)[index]
+
+
+@pytest.mark.parametrize("kind", ["Pool", "ThreadPool"])
+def test_initargs_of_any_iterable(kind):
+    for initargs in [40], iter([40]), Arguments():
+        pool_class = getattr(multiprocessing_initret, kind)
+        check_and_terminate(pool_class(2, identity, initargs, expect_initret=True))
+
+
 def test_multiprocessing_is_unchanged(start_method):
     context = multiprocessing.get_context(start_method)
     with multiprocessing_initret.Pool(1, os.getpid, context=context, expect_initret=True) as pool:

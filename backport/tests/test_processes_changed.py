@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 
@@ -93,7 +94,7 @@ def test_no_worker_is_forked_while_a_result_is_unpickled(monkeypatch):
 
     def recording_fork():
         is_unpickling = not SlowToUnpickle.may_continue.is_set()
-        forks.append((is_unpickling, collector.unpickling.locked()))
+        forks.append((is_unpickling, collector.unpickling_lock.locked()))
         return fork()
 
     context = multiprocessing.get_context("fork")
@@ -118,6 +119,7 @@ def test_no_worker_is_forked_while_a_result_is_unpickled(monkeypatch):
 FORK_WHILE_PRINTING = """
 import fcntl, multiprocessing, os, sys, termios, threading, time
 import multiprocessing_initret
+from multiprocessing_initret import futures
 
 reader, writer = os.pipe()
 fork = os.fork
@@ -146,21 +148,30 @@ def work(item, initret):
 if __name__ == "__main__":
     sys.stdout = os.fdopen(writer, "w")
     context = multiprocessing.get_context("fork")
-    pool = multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initret=True)
-    os.fork = fork_while_printing
-    results = [pool.apply_async(work, (item,)) for item in range(5)]
-    found = [result.get(60) for result in results if result is not results[3]]
-    pool.close()
-    pool.join()
+    kwds = {"initializer": int, "initargs": (40,), "expect_initret": True}
+    if sys.argv[1] == "pool":
+        pool = multiprocessing_initret.Pool(1, context=context, **kwds)
+        os.fork = fork_while_printing
+        results = [pool.apply_async(work, (item,)) for item in range(5)]
+        found = [result.get(60) for result in results if result is not results[3]]
+        pool.close()
+        pool.join()
+    else:
+        os.fork = fork_while_printing
+        with futures.ProcessPoolExecutor(1, mp_context=context, **kwds) as executor:
+            found = list(executor.map(work, [0, 1, 2, 4], timeout=60))
     print(found, os.fork is fork, file=sys.__stdout__)
 """
 
 
 @linux
-def test_worker_is_forked_while_a_thread_prints(python, tmp_path):
+@pytest.mark.parametrize("kind", ["pool", "executor"])
+def test_worker_is_forked_while_a_thread_prints(python, tmp_path, kind):
     """The lock of stdout, which the thread holds, is forked with it."""
+    if kind == "executor" and sys.version_info < (3, 7):
+        pytest.skip("executors have no initializers")
     (tmp_path / "program.py").write_text(FORK_WHILE_PRINTING)
-    assert python("program.py") == "[40, 41, 42, 44] True\n"
+    assert python("program.py", kind) == "[40, 41, 42, 44] True\n"
 
 
 WITHOUT_POLL = """

@@ -37,12 +37,18 @@ _PRELOADED = ["multiprocessing_initret._shared.initargs", "multiprocessing_initr
 
 
 def _set_preloaded(package: str, is_preloaded: bool) -> None:
-    """Change what the fork server of a package imports when it starts, if there is one."""
+    """Change what the fork server of a package imports when it starts, if there is one.
+
+    set_forkserver_preload() would replace what the program has set, so this uses the private
+    attribute.  A version of Python without it imports nothing beforehand.
+    """
     # Not get_all_start_methods(), which may check at some cost whether each method works.
     if "forkserver" in packages.module(package, "context")._concrete_contexts:
         server = packages.module(package, "forkserver")._forkserver
-        others = [name for name in server._preload_modules if name not in _PRELOADED]
-        server._preload_modules = others + _PRELOADED if is_preloaded else others
+        preloaded = getattr(server, "_preload_modules", None)
+        if preloaded is not None:
+            others = [name for name in preloaded if name not in _PRELOADED]
+            server._preload_modules = others + _PRELOADED if is_preloaded else others
 
 
 # The program may have imported Pool from multiprocessing, where it is a method bound to a context,

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 def _check_initializer(initializer: object, initargs: object) -> None:
     if initializer is None:
         raise ValueError("expect_initret requires an initializer")
-    if not hasattr(initargs, "__iter__"):
-        name = type(initargs).__name__
-        raise TypeError(f"initargs must be an iterable of arguments, not {name}")
+    try:
+        iter(initargs)  # type: ignore[call-overload]
+    except TypeError:
+        message = f"initargs must be an iterable of arguments, not {type(initargs).__name__}"
+        raise TypeError(message) from None
 
 
 def _limit_processes(processes: "Optional[int]", limit: "Optional[int]") -> "Optional[int]":

@@ -61,7 +61,7 @@ class Launcher:
         record, is_started = None, False
         try:
             record = channel.record = self._records.acquire()
-            channel.defers_initializer = self._reaper.defers_initializer(record)
+            channel.defers_initializer = self._reaper.defers_initializer()
             channel.parent_pid = self._parent_pid(worker.process)
             worker.generation = self._reaper.generation
             self._template.adopt(worker.process)

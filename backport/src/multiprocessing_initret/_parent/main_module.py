@@ -37,7 +37,7 @@ def missing_name_hint() -> str:
 
 
 def startup_failure_hint() -> str:
-    """Return why workers may exit before they run any code of this package."""
+    """Return why workers may exit while they are starting."""
     main = sys.modules.get("__main__")
     if getattr(main, "__file__", None) and _is_read_from_stdin(main):
         return (

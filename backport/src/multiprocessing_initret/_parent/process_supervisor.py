@@ -34,7 +34,7 @@ import weakref
 
 from .._shared.packages import log_warning, module
 from .._shared.record import Records
-from .._worker.process import Channel, renew_stream_locks, run_process
+from .._worker.process import Channel, run_process
 from .._worker.tasks import raise_error
 from . import template
 from .collector import Collector
@@ -102,7 +102,6 @@ class ProcessSupervisor(Supervisor):
         self._starter.constructed()
 
     def _after_fork(self) -> None:
-        renew_stream_locks()
         self._task_pipe.close_in_child()
         if self._workforce is not None:
             self._workforce.close_in_child()
@@ -203,11 +202,11 @@ class ProcessSupervisor(Supervisor):
         if not self._section.postpones(self.terminate, *args):
             super().terminate(*args)
 
-    def _stop_workers(self, named_args: "Any") -> None:
+    def _stop_workers(self) -> None:
         self._workforce.terminate()
         self._collector.is_stopped = True
 
-    def _discard_tasks(self, named_args: "Any") -> None:
+    def _discard_tasks(self) -> None:
         # The standard _help_stuff_finish() would hang on half a message in the pipe.
         self._task_pipe.drain()
 

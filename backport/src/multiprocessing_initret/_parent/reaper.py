@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List
 
-    from .._shared.record import Record, Records
+    from .._shared.record import Records
     from .collector import Collector
     from .task_pipe import TaskPipe
     from .worker_process import WorkerProcess
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
 # Time, in seconds, to wait for the system to close the pipe of a process that was killed.
 _HANGUP_TIMEOUT = 1.0
 
-# The pool breaks when this many workers in a row have been killed before they ran any code of
-# this package.  Random kills rarely hit many starting workers in a row; an out-of-memory killer
-# does.
+# The pool breaks when this many workers in a row have been killed while they were starting.
+# Random kills rarely hit many starting workers in a row; an out-of-memory killer does.
 _MAX_KILLED_AT_START = 100
 
 # The pool breaks only when this many generations of workers, each a replacement for the one
-# before, have exited before they ran any code of this package.  Ctrl-C interrupts all workers
-# that are starting, and may be repeated.
+# before, have exited while they were starting.  Ctrl-C interrupts all workers that are starting,
+# and may be repeated.
 _MAX_GENERATIONS = 3
 
 
@@ -69,14 +68,14 @@ class Reaper:
         #: how many generations of workers in a row have exited while they were starting
         self.generation = 0
 
-    def defers_initializer(self, record: "Record") -> bool:
+    def defers_initializer(self) -> bool:
         """Return whether new workers call the initializer only when they have a task.
 
         After a worker has exited in the initializer, its replacements might exit there, too,
         and an idle pool would start workers again and again.  Therefore new workers defer the
         initializer until it has succeeded in one of them.
         """
-        return self._has_exited_in_initializer and not record.records.integers[INITIALIZED]
+        return self._has_exited_in_initializer and not self._records.integers[INITIALIZED]
 
     def reap(self, exited: "List[WorkerProcess]", is_broken: bool) -> str:
         """Recover the locks and messages that workers held.
@@ -86,8 +85,7 @@ class Reaper:
         :returns: why the pool must break; empty if it need not
         """
         reason = ""
-        # First the worker that exited while reading, if any: it certainly holds the lock.
-        for worker in sorted(exited, key=lambda worker: worker.record.state != READING):
+        for worker in exited:
             self.ensure_exit(worker)
             self.workers.remove(worker)
             state = self._recover(worker, is_broken)
@@ -106,7 +104,7 @@ class Reaper:
             has_task = state in (INITIALIZING, RUNNING)
         if state == INITIALIZING:
             self._has_exited_in_initializer = True
-            worker.record.records.integers[INITIALIZED] = 0
+            self._records.integers[INITIALIZED] = 0
         self._records.release(worker.record)
         if has_task and not is_broken:
             self._collector.remove_worker(worker, number, worker.lost_error())

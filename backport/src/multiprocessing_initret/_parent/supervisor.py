@@ -26,6 +26,8 @@ from multiprocessing import util
 
 from .._shared.errors import WorkerLostError
 from .._shared.initargs import InitArgs
+from .._shared.packages import module
+from .._shared.stream_locks import renew_stream_locks
 from .._worker.tasks import raise_error, run_worker
 from .._worker.thread import run_thread
 from . import standard_pool
@@ -82,6 +84,7 @@ class Supervisor:
             _guarded_task_generation=self._generate_tasks,
         )
         _pools[pool] = os.getpid()
+        module(package, "util").register_after_fork(self, renew_stream_locks)
 
     def constructed(self) -> None:
         """Called when the constructor of the pool is about to return."""
@@ -172,7 +175,7 @@ class Supervisor:
         named_args = self._standard.bind_terminate_args(args)
         try:
             self._standard.stop_handlers(named_args)
-            self._stop_workers(named_args)
+            self._stop_workers()
             args = self._wait_for_task_handler(named_args, args)
             if not named_args.result_handler.is_alive():
                 # If the result handler has ended, the standard function asserts that no
@@ -199,7 +202,7 @@ class Supervisor:
         named_args.taskqueue.put(None)
         task_handler = named_args.task_handler
         while task_handler.is_alive() and threading.current_thread() is not task_handler:
-            self._discard_tasks(named_args)
+            self._discard_tasks()
             task_handler.join(0.01)
             if time.monotonic() > deadline:
                 placeholder = _PlaceholderThread()
@@ -213,10 +216,10 @@ class Supervisor:
                 is_exiting=self._standard.module.util.is_exiting(),
             )
 
-    def _stop_workers(self, named_args: "Any") -> None:
+    def _stop_workers(self) -> None:
         """Stop the workers, and whatever else ``_terminate_pool()`` would hang on."""
 
-    def _discard_tasks(self, named_args: "Any") -> None:
+    def _discard_tasks(self) -> None:
         """Remove tasks that no worker will run; they may block the task handler."""
 
     def _release(self, named_args: "Any") -> None:

@@ -88,7 +88,7 @@ class Workforce:
         """
         with self._lock:
             self.workers.append(worker)
-            if self.is_stopped:
+            if not self.accepts_workers():
                 worker.terminate()
         self._collector.add_worker(worker, is_constructing)
 

@@ -61,21 +61,6 @@ def _parent_watch(package: str, parent_pid: "Optional[int]") -> "Callable[[], bo
     return is_alive
 
 
-def renew_stream_locks() -> None:
-    """Replace the locks of stdout and stderr in a process that has just been forked.
-
-    Deadlock: while a thread of the parent prints, it holds the lock of the stream's buffer.  A
-    child that is forked meanwhile inherits the lock in this state, and would hang when it prints
-    or exits.  No Python version resets such a lock in the child.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        buffer: "Any" = getattr(stream, "buffer", None)
-        if type(buffer) is io.BufferedWriter:
-            # A second __init__() creates a new lock.  It also discards what is in the buffer;
-            # the parent's thread writes that.
-            buffer.__init__(buffer.raw)  # type: ignore[misc]
-
-
 class Channel:
     """Result pipe and record of a worker process.
 
