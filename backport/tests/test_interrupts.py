@@ -37,7 +37,8 @@ if __name__ == "__main__":
             time.sleep(60)
         except KeyboardInterrupt:
             interrupts += 1
-        # A worker that has not reached its signal handler yet may survive.
+        # A worker may survive: Python calls the handler of a signal that arrives just before a
+        # system call blocks only when that call returns.
         deadline = time.monotonic() + 5
         while not is_replaced(pool, workers) and time.monotonic() < deadline:
             time.sleep(0.001)
