@@ -94,10 +94,14 @@ def test_result_handler(pool, monkeypatch, name):
     """The calls that fail tasks in this thread may fail, too."""
     pending = pool.apply_async(wait)
     monkeypatch.setattr(Collector, name, raise_unexpected)
+    results = [pending]
     if name == "_run_calls":
         kill(pool._pool[0])
-    for result in pending, pool.apply_async(add, (1,)):
+    else:
+        results.append(pool.apply_async(add, (1,)))
+    for result in results:
         assert type(error_of(result)) is WorkerLostError
+    assert type(error_of(pool.apply_async(add, (1,)))) is WorkerLostError
     end_pool(pool, "close")
     end_pool(pool, "terminate")
     assert not multiprocessing.active_children()

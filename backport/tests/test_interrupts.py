@@ -21,6 +21,13 @@ def add(item, initret):
 def is_replaced(pool, workers):
     return len(pool._pool) == 4 and set(workers) != set(pool._pool)
 
+def run_tasks(pool):
+    while True:
+        try:
+            return pool.map_async(add, range(3)).get(50)
+        except multiprocessing_initret.WorkerLostError:
+            pass  # a worker that had survived has exited while it received a task
+
 if __name__ == "__main__":
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the tracebacks of the workers
     os.setpgid(0, 0)
@@ -37,12 +44,12 @@ if __name__ == "__main__":
             time.sleep(60)
         except KeyboardInterrupt:
             interrupts += 1
-        # A worker may survive: Python calls the handler of a signal that arrives just before a
-        # system call blocks only when that call returns.
+        # A worker may survive so far: Python calls the handler of a signal that arrives just
+        # before a system call blocks only when that call returns.
         deadline = time.monotonic() + 5
         while not is_replaced(pool, workers) and time.monotonic() < deadline:
             time.sleep(0.001)
-    print(interrupts, pool.map_async(add, range(3)).get(50))
+    print(interrupts, run_tasks(pool))
     pool.terminate()
     pool.join()
 """
