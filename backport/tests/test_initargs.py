@@ -57,7 +57,7 @@ def fail_to_unpickle(file, attempts):
 
 
 #
-# Workers receive them
+# Workers receive initargs
 #
 
 OBJECTS = [
@@ -140,7 +140,7 @@ def test_pool_in_a_child(start_method, transport):
 
 
 #
-# They are pickled once
+# Initargs are pickled once
 #
 
 

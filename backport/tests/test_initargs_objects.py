@@ -381,7 +381,7 @@ def return_with_large(obj, large=None):
 
 @pytest.mark.parametrize("position", ["alone", "nested", "beside an array"])
 @pytest.mark.parametrize("cls", ARGUMENTS)
-def test_everything(start_method, cls, position):
+def test_each_kind_of_argument(start_method, cls, position):
     context = multiprocessing.get_context(start_method)
     argument = cls(context)
     initargs = arrange(argument.obj, position)
