@@ -1,5 +1,6 @@
 import gc
 import inspect
+import logging
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,15 @@ TIMEOUT = 60  # seconds
 HAS_EXPECT_INITRET = "expect_initret" in inspect.signature(multiprocessing.Pool).parameters
 START_METHODS = multiprocessing.get_all_start_methods()
 
+WINDOWS = os.name != "posix"
+
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+posix = pytest.mark.skipif(
+    WINDOWS, reason="needs signals, os.fork(), or a pipe that may hold an incomplete message"
+)
+counts_references = pytest.mark.skipif(
+    sys.implementation.name != "cpython", reason="PyPy has no reference counts"
+)
 
 
 def pytest_configure():
@@ -45,6 +54,30 @@ def wait_until(condition, timeout=TIMEOUT):
         time.sleep(0.01)
 
 
+def call_in_thread(function, *args):
+    """Call a function in a thread, in case it hangs; return its result or raise its exception."""
+    results, errors = [], []
+
+    def call():
+        try:
+            results.append(function(*args))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive(), f"{function} hangs"
+    for error in errors:
+        raise error
+    return results[0]
+
+
+def join_in_time(pool):
+    """Join a pool that is closed or terminated, and fail if that hangs."""
+    call_in_thread(pool.join)
+
+
 class Counted:
     """An object that counts how often it is pickled."""
 
@@ -56,8 +89,21 @@ class Counted:
         return Counted, ()
 
 
+class Unpicklable:
+    """An object that cannot be pickled."""
+
+    def __reduce__(self):
+        raise LookupError("not to be pickled")
+
+
 @pytest.fixture(params=START_METHODS)
 def start_method(request):
+    return request.param
+
+
+@pytest.fixture(params=[method for method in START_METHODS if method != "fork"])
+def spawning_method(request):
+    """A start method whose workers do not inherit the objects of their parent."""
     return request.param
 
 
@@ -81,6 +127,29 @@ def installed():
     multiprocessing_initret.install()
     yield
     multiprocessing_initret.uninstall()
+
+
+@pytest.fixture
+def add_log_handler():
+    """Return a function that adds a handler to multiprocessing's logger during the test."""
+    logger, handlers = multiprocessing.get_logger(), []
+
+    def add_log_handler(handler):
+        logger.addHandler(handler)
+        handlers.append(handler)
+
+    yield add_log_handler
+    for handler in handlers:
+        logger.removeHandler(handler)
+
+
+@pytest.fixture
+def log(add_log_handler):
+    """Return the list of the records that multiprocessing logs during the test."""
+    records, handler = [], logging.Handler()
+    handler.emit = records.append
+    add_log_handler(handler)
+    return records
 
 
 @pytest.fixture
@@ -122,6 +191,11 @@ def python(tmp_path):
         return stdout if code == 0 else stderr
 
     return run
+
+
+def python_path(directory):
+    """Return a value of PYTHONPATH that has a directory before its present ones."""
+    return os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture
@@ -166,14 +240,6 @@ def make_pool(start_method, package):
     # There may be fewer threads if one of an earlier test has ended meanwhile.
     assert threading.active_count() <= threads
     assert not module.active_children()
-
-
-def join_in_time(pool):
-    """Join a pool that is closed or terminated, and fail if that hangs."""
-    thread = threading.Thread(target=pool.join, daemon=True)
-    thread.start()
-    thread.join(TIMEOUT)
-    assert not thread.is_alive()
 
 
 @pytest.fixture

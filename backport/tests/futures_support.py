@@ -7,14 +7,12 @@ function, so the functions here must use neither global variables nor closures.
 import concurrent.futures
 import gc
 import multiprocessing
-import platform
 import sys
 
 import pytest
-from conftest import wait_until
+from conftest import START_METHODS, wait_until
 from multiprocessing_initret import futures
 
-START_METHODS = multiprocessing.get_all_start_methods()
 INTERPRETERS = ["interpreters"] if hasattr(concurrent.futures, "InterpreterPoolExecutor") else []
 KINDS = START_METHODS + ["threads"] + INTERPRETERS
 NAMES = [name for name in dir(concurrent.futures) if name.endswith("PoolExecutor")]
@@ -22,10 +20,6 @@ NAMES = [name for name in dir(concurrent.futures) if name.endswith("PoolExecutor
 with_initializers = pytest.mark.skipif(
     sys.version_info < (3, 7), reason="executors have no initializer"
 )
-counts_references = pytest.mark.skipif(
-    platform.python_implementation() != "CPython", reason="no reference counts"
-)
-non_forked = pytest.mark.parametrize("method", [name for name in START_METHODS if name != "fork"])
 
 
 @pytest.fixture(params=KINDS)

@@ -34,6 +34,10 @@ class Buffers:
         return [bytes(buffer) for buffer in self.buffers]
 
 
+class Releasable:
+    """An object to which there can be weak references."""
+
+
 def return_one(value):
     return value
 
@@ -94,13 +98,6 @@ def transport(request, monkeypatch, tmp_path):
     yield request.param
     # The directory of multiprocessing contains the socket of the fork server.
     assert [name for name in os.listdir(str(tmp_path)) if not name.startswith("pymp-")] == []
-
-
-@pytest.fixture
-def spawning_method(start_method):
-    if start_method == "fork":
-        pytest.skip("a forked process inherits the objects")
-    return start_method
 
 
 def mapping(buffer):

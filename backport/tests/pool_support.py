@@ -3,23 +3,21 @@
 import contextlib
 import ctypes
 import faulthandler
+import logging
 import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, join_in_time, wait_until
+from conftest import TIMEOUT, WINDOWS, call_in_thread, join_in_time, wait_until
 from multiprocessing_initret import WorkerLostError
 
 # On Windows, os.kill() terminates the process, and the number of the signal is its exit code.
-WINDOWS = os.name != "posix"
 KILL = signal.SIGTERM if WINDOWS else signal.SIGKILL
 KILLED = "exited with code 15" if WINDOWS else "was killed by SIGKILL"
-needs_signals = pytest.mark.skipif(WINDOWS, reason="Windows has no signals")
 # In Python 3.6 a fork server reports exit code 255 for every process that was killed.
 FORK_SERVER_REPORTS_SIGNALS = sys.version_info >= (3, 7)
 # Runs a test with multiprocess too, if it is installed.
@@ -34,29 +32,14 @@ def create_pool(start_method, processes=2, initializer=int, initargs=(40,), **kw
     )
 
 
-def call_with_timeout(function, *args):
-    """Call a function that may hang, and return its result or raise its exception."""
-    results, errors = [], []
-
-    def call():
-        try:
-            results.append(function(*args))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(TIMEOUT)
-    assert not thread.is_alive(), f"{function} hangs"
-    for error in errors:
-        raise error
-    return results[0]
-
-
 def end_pool(pool, method="terminate"):
     """Close or terminate a pool, and join it."""
-    call_with_timeout(getattr(pool, method))
+    call_in_thread(getattr(pool, method))
     join_in_time(pool)
+
+
+def identity(value):
+    return value
 
 
 def add(item, initret):
@@ -203,6 +186,14 @@ def wait_until_replaced(pool, workers):
     wait_until(lambda: len(pool._pool) == size and not set(workers) & set(pool._pool))
 
 
+def wait_for_initret(initret):
+    initret.wait(TIMEOUT)
+
+
+def wait_long(initret):
+    time.sleep(TIMEOUT)
+
+
 def length(data, initret):
     return len(data)
 
@@ -226,6 +217,13 @@ def block(path, initret):
     with open(path, "a") as file:
         file.write("inside\n")
     wait_until(lambda: not os.path.exists(path), 2 * TIMEOUT)
+
+
+class FullLog(logging.Handler):
+    """A log handler that raises an exception."""
+
+    def emit(self, record):
+        raise OSError("the log is full")
 
 
 class NotAnException(BaseException):

@@ -7,11 +7,12 @@ import multiprocessing.util
 import os
 import tempfile
 
-import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, wait_until
+from initargs_support import return_all
 from multiprocessing_initret._parent import template
 from multiprocessing_initret._shared import initargs
+from pool_support import create_pool
 
 HAS_FORK_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
 CONTEXT = HAS_FORK_SERVER and multiprocessing.get_context("forkserver")
@@ -24,8 +25,8 @@ marks = [
 
 
 @pytest.fixture
-def always(monkeypatch):
-    """Let plain data of any size be worth a template."""
+def any_size(monkeypatch):
+    """Make a template worthwhile for plain data of any size."""
     monkeypatch.setattr(template, "MINIMUM_SIZE", 1)
 
 
@@ -43,22 +44,12 @@ def nothing_left(monkeypatch, short_tmp_path, tmp_path):
     assert os.listdir(directory) == before
 
 
-def return_all(*args):
-    return args
-
-
 def pool_of(*args, processes=2, initializer=return_all, **kwds):
-    return multiprocessing_initret.Pool(
-        processes, initializer, args, context=CONTEXT, expect_initret=True, **kwds
-    )
+    return create_pool("forkserver", processes, initializer, args, **kwds)
 
 
 def call(pool, func, *args):
     return pool.apply_async(func, args).get(TIMEOUT)
-
-
-def call_each(pool, func, items):
-    return pool.map_async(func, items, chunksize=1).get(TIMEOUT)
 
 
 def get(initret):

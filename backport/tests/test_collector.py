@@ -4,7 +4,6 @@ import gc
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.pool
-import os
 import pickle
 import sys
 import threading
@@ -13,7 +12,7 @@ import weakref
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
-from conftest import TIMEOUT, linux
+from conftest import TIMEOUT, linux, posix
 from multiprocessing_initret import WorkerLostError
 from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.critical_section import CriticalSection
@@ -143,7 +142,7 @@ def test_removed_worker_that_had_finished_its_task(parts):
     assert parts.log == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a message is in the pipe whole")
+@posix
 def test_removed_worker_with_half_a_message(parts):
     error = WorkerLostError("killed")
     parts.worker.writer._send(b"\0\0\1\0half")
@@ -278,7 +277,7 @@ def test_lock(parts):
 
 
 def test_pool_ends_meanwhile(parts):
-    """The garbage collector may terminate it, which waits for a thread that needs the lock."""
+    """terminate(), called by the garbage collector, waits for a thread that needs the lock."""
     locked = []
 
     def terminate():
@@ -303,15 +302,15 @@ def raise_(error):
     raise error
 
 
-@pytest.mark.parametrize("where", ["wait", "receive", "a call"])
-def test_unexpected_exception(parts, monkeypatch, where):
+@pytest.mark.parametrize("failing", ["wait", "receive", "a call"])
+def test_unexpected_exception(parts, monkeypatch, failing):
     """The pool breaks, and all its tasks fail."""
     error = LookupError("unexpected")
     parts.worker.send(1, 1)
-    if where == "a call":
+    if failing == "a call":
         parts.collector.call_soon(raise_, error)
     else:
-        monkeypatch.setattr(parts.pipes, where, lambda *args: raise_(error))
+        monkeypatch.setattr(parts.pipes, failing, lambda *args: raise_(error))
     found = [parts.get() for _ in range(9)]
     assert parts.failures == [error]
     assert sorted(result[0] for result in found) == list(range(100, 1000, 100))
@@ -338,15 +337,15 @@ def test_second_unexpected_exception(parts, monkeypatch):
 def test_nothing_is_kept(parts, no_collector):
     """A collector that is closed is no cyclic garbage, and keeps nothing alive."""
 
-    class Thing:
+    class Releasable:
         pass
 
-    thing = Thing()
-    references = [weakref.ref(thing)]
-    parts.collector.call_soon(lambda thing: None, thing)
-    parts.collector._on_failure = types.MethodType(lambda *args: None, thing)
+    obj = Releasable()
+    references = [weakref.ref(obj)]
+    parts.collector.call_soon(lambda obj: None, obj)
+    parts.collector._on_failure = types.MethodType(lambda *args: None, obj)
     parts.collector.close()
-    del thing
+    del obj
     if not hasattr(sys, "getrefcount"):
         gc.collect()  # PyPy
     assert references[0]() is None

@@ -3,21 +3,13 @@
 import threading
 
 import pytest
-from conftest import TIMEOUT
+from conftest import call_in_thread
 from multiprocessing_initret._parent.critical_section import CriticalSection
 
 
 @pytest.fixture
 def section():
     return CriticalSection()
-
-
-def in_thread(function):
-    results = []
-    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
-    thread.start()
-    thread.join(TIMEOUT)
-    return results[0]
 
 
 def test_outside(section):
@@ -65,8 +57,8 @@ def test_other_thread(section):
 
     with section:
         assert section.postpones(calls.append, 1)
-        assert not in_thread(lambda: section.postpones(print))
-        assert in_thread(enter_and_leave)
+        assert not call_in_thread(lambda: section.postpones(print))
+        assert call_in_thread(enter_and_leave)
         assert calls == [2]
     assert calls == [2, 1]
 
@@ -75,7 +67,7 @@ def test_without_a_with_statement(section):
     calls = []
     section.thread = threading.get_ident()
     assert section.postpones(calls.append, 1)
-    assert not in_thread(lambda: section.postpones(print))
+    assert not call_in_thread(lambda: section.postpones(print))
     section.run_postponed()
     assert calls == []
     section.thread = None

@@ -4,28 +4,21 @@ import multiprocessing
 import os
 import queue
 import signal
-import threading
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, linux, wait_until
+from conftest import TIMEOUT, call_in_thread, join_in_time, linux, posix, wait_until
 from multiprocessing_initret._parent import standard_pool, supervisor, workforce
 from multiprocessing_initret._parent.reaper import Reaper
 from multiprocessing_initret._shared.record import RUNNING
-from pool_support import add, check_pool, is_lost, result_or_exception
-
-posix = pytest.mark.skipif(os.name != "posix", reason="forks, or sends signals")
-
-
-def call(function, *args):
-    """Call a function that must return soon, and return its result."""
-    results = []
-    thread = threading.Thread(target=lambda: results.append(function(*args)), daemon=True)
-    thread.start()
-    thread.join(TIMEOUT)
-    assert not thread.is_alive(), f"{function} hangs"
-    return results[0]
-
+from pool_support import (
+    add,
+    check_pool,
+    create_pool,
+    is_lost,
+    result_or_exception,
+    wait_for_initret,
+)
 
 #
 # An iterable blocks
@@ -48,7 +41,7 @@ def test_terminate_while_an_iterable_blocks(pool, monkeypatch, method):
     assert iterator.next(TIMEOUT) == 41
     later = pool.apply_async(add, (2,))  # the task handler does not get to this call
     task_handler = pool._task_handler
-    call(pool.terminate)
+    call_in_thread(pool.terminate)
     assert task_handler.is_alive()
     assert is_lost(result_or_exception(later), "terminated")
     with pytest.raises(multiprocessing_initret.WorkerLostError, match="terminated"):
@@ -68,16 +61,10 @@ def ignore_sigterm(event):
     return event
 
 
-def wait_for_initret(initret):
-    initret.wait(TIMEOUT)
-
-
 def busy_pool(start_method):
-    """Return a pool both of whose workers ignore SIGTERM and run tasks that take long."""
+    """Return a pool whose two workers ignore SIGTERM and run long tasks."""
     context = multiprocessing.get_context(start_method)
-    pool = multiprocessing_initret.Pool(
-        2, ignore_sigterm, (context.Event(),), context=context, expect_initret=True
-    )
+    pool = create_pool(start_method, 2, ignore_sigterm, (context.Event(),))
     results = [pool.apply_async(wait_for_initret) for _ in range(2)]
     workers = list(pool._pool)
     wait_until(lambda: all(worker.record.state == RUNNING for worker in workers))
@@ -88,7 +75,7 @@ def busy_pool(start_method):
 def test_worker_that_ignores_sigterm(monkeypatch, start_method):
     monkeypatch.setattr(workforce, "TERMINATION_TIMEOUT", 0.2)
     pool, workers, results = busy_pool(start_method)
-    call(pool.terminate)
+    call_in_thread(pool.terminate)
     assert all(is_lost(result_or_exception(result), "terminated") for result in results)
     assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * 2
 
@@ -107,7 +94,7 @@ def test_worker_of_a_broken_pool_that_ignores_sigterm(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(workforce, "TERMINATION_TIMEOUT", 0.2)
     pool.close()
-    call(pool.join)
+    join_in_time(pool)
     assert workers[1].exitcode == -signal.SIGKILL
 
 

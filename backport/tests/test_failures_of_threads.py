@@ -1,10 +1,8 @@
 """Unexpected exceptions in the pool's three threads, and in code of the program that they call."""
 
-import logging
 import multiprocessing
 import os
 import sys
-import threading
 
 import pytest
 from conftest import TIMEOUT
@@ -14,7 +12,17 @@ from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
 from multiprocessing_initret._parent.reaper import Reaper
 from multiprocessing_initret._parent.starter import Starter
-from pool_support import KILL, add, check_pool, create_pool, end_pool, error_of
+from pool_support import (
+    KILL,
+    FullLog,
+    add,
+    check_pool,
+    create_pool,
+    end_pool,
+    error_of,
+    exit_at_three,
+    wait_long,
+)
 
 
 @pytest.fixture
@@ -27,10 +35,6 @@ def pool():
 
 def raise_unexpected(*args, **kwds):
     raise ZeroDivisionError("unexpected")
-
-
-def wait(initret):
-    threading.Event().wait(TIMEOUT)
 
 
 def kill(worker):
@@ -64,7 +68,7 @@ def check_broken(pool, *results):
 )
 def test_worker_handler(pool, monkeypatch, cls, name):
     """The worker handler fails while it reaps a killed worker or starts the replacement."""
-    result = pool.apply_async(wait)
+    result = pool.apply_async(wait_long)
     if name == "_handle_failed_start":
         monkeypatch.setattr(Launcher, "launch", raise_unexpected)
     monkeypatch.setattr(cls, name, raise_unexpected)
@@ -77,7 +81,7 @@ def test_worker_handler(pool, monkeypatch, cls, name):
 
 def test_task_handler(pool, monkeypatch):
     """The task that could not be sent fails, and so do all others."""
-    pending = pool.apply_async(wait)
+    pending = pool.apply_async(wait_long)
     monkeypatch.setattr(ProcessSupervisor, "_send_task", raise_unexpected)
     check_broken(pool, pending, pool.apply_async(add, (1,)))
 
@@ -92,7 +96,7 @@ def test_task_handler_of_a_pool_that_closes(pool, monkeypatch):
 @pytest.mark.parametrize("name", ["_receive", "_deliver", "_run_calls"])
 def test_result_handler(pool, monkeypatch, name):
     """The calls that fail tasks in this thread may fail, too."""
-    pending = pool.apply_async(wait)
+    pending = pool.apply_async(wait_long)
     monkeypatch.setattr(Collector, name, raise_unexpected)
     results = [pending]
     if name == "_run_calls":
@@ -108,7 +112,7 @@ def test_result_handler(pool, monkeypatch, name):
 
 
 def test_result_handler_and_the_cause(pool, monkeypatch):
-    pending = pool.apply_async(wait)
+    pending = pool.apply_async(wait_long)
     monkeypatch.setattr(Collector, "_deliver", raise_unexpected)
     check_broken(pool, pending, pool.apply_async(add, (1,)))
 
@@ -118,36 +122,19 @@ def test_result_handler_and_the_cause(pool, monkeypatch):
 #
 
 
-class Full(logging.Handler):
-    def emit(self, record):
-        raise OSError("the log is full")
+def test_log_handler_raises(pool, add_log_handler):
+    """The result handler logs that a worker has exited, and continues."""
+    add_log_handler(FullLog())
+    for _ in range(3):
+        assert type(error_of(pool.apply_async(exit_at_three, (3, "_exit")))) is WorkerLostError
+        check_pool(pool)
 
 
-def exit_with_three(item, initret):
-    os._exit(3)
-
-
-def test_log_handler_raises(pool):
-    """A worker that exits is logged in the result handler."""
-    logger, handler = multiprocessing.get_logger(), Full()
-    logger.addHandler(handler)
-    try:
-        for _ in range(3):
-            assert type(error_of(pool.apply_async(exit_with_three, (1,)))) is WorkerLostError
-            check_pool(pool)
-    finally:
-        logger.removeHandler(handler)
-
-
-def test_log_handler_raises_when_the_pool_breaks(pool, monkeypatch):
-    logger, handler = multiprocessing.get_logger(), Full()
-    logger.addHandler(handler)
-    try:
-        pending = pool.apply_async(wait)
-        monkeypatch.setattr(ProcessSupervisor, "_send_task", raise_unexpected)
-        check_broken(pool, pending, pool.apply_async(add, (1,)))
-    finally:
-        logger.removeHandler(handler)
+def test_log_handler_raises_when_the_pool_breaks(pool, add_log_handler, monkeypatch):
+    add_log_handler(FullLog())
+    pending = pool.apply_async(wait_long)
+    monkeypatch.setattr(ProcessSupervisor, "_send_task", raise_unexpected)
+    check_broken(pool, pending, pool.apply_async(add, (1,)))
 
 
 def raise_in_hook(*args):

@@ -13,12 +13,10 @@ import weakref
 
 import futures_support
 import pytest
-from conftest import TIMEOUT
+from conftest import START_METHODS, TIMEOUT, counts_references
 from futures_support import (
     INTERPRETERS,
-    START_METHODS,
     add,
-    counts_references,
     identity,
     make,
     with_initializers,
@@ -99,7 +97,7 @@ def divide_40(item):
 @with_initializers
 @pytest.mark.parametrize("chunksize", [1, 3])
 def test_map_after_an_exception(kind, chunksize):
-    """Since Python 3.16 an exception does not end the iterator, nor the results of its chunk."""
+    """Since Python 3.16 an exception ends neither the iterator nor the results of its chunk."""
 
     def results_of(executor, fn):
         iterator = executor.map(fn, [1, 0, 2], chunksize=chunksize, timeout=TIMEOUT)
@@ -120,7 +118,7 @@ def test_map_after_an_exception(kind, chunksize):
 
 @with_initializers
 @pytest.mark.parametrize("chunksize", [1, 2])
-def test_map_of_what_is_not_callable(kind, chunksize):
+def test_map_with_an_object_that_is_not_callable(kind, chunksize):
     with make(kind, 1, identity, (40,)) as executor:
         with pytest.raises(TypeError, match="not callable"):
             list(executor.map(5, [1, 2], chunksize=chunksize, timeout=TIMEOUT))

@@ -13,15 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 
 import futures_support
 import pytest
-from conftest import TIMEOUT, linux, wait_until
+from conftest import START_METHODS, TIMEOUT, linux, wait_until
 from futures_support import (
-    START_METHODS,
     add,
     fail,
     fail_with,
     identity,
     make,
-    non_forked,
     with_initializers,
 )
 from multiprocessing_initret._worker import executor as worker
@@ -107,13 +105,12 @@ class UnpicklableInWorker:
         pass
 
 
-@non_forked
 @with_initializers
 @pytest.mark.parametrize(
     "initializer, initargs", [(identity, ([UnpicklableInWorker()],)), (UnpicklableInWorker(), ())]
 )
-def test_unpickling_fails(method, initializer, initargs):
-    with make(method, 2, initializer, initargs) as executor:
+def test_unpickling_fails(spawning_method, initializer, initargs):
+    with make(spawning_method, 2, initializer, initargs) as executor:
         check_broken(executor, submit_many(executor, add, 1), "LookupError: cannot be unpickled")
 
 
@@ -123,7 +120,7 @@ def test_unpickling_fails(method, initializer, initargs):
 
 
 class SlowHandler(logging.Handler):
-    """A log handler that is so slow that a future would fail first if it did not wait for it."""
+    """A log handler so slow that a future would fail first if it did not wait for the log."""
 
     def __init__(self, log):
         super().__init__()
@@ -180,7 +177,9 @@ def exit_at_once(*args, **kwds):
 
 
 @with_initializers
-@pytest.mark.skipif("fork" not in START_METHODS, reason="others break later than that")
+@pytest.mark.skipif(
+    "fork" not in START_METHODS, reason="executors break later under other start methods"
+)
 @pytest.mark.parametrize("initializer, text", [(fail, "no luck"), (exit_at_once, "terminated")])
 def test_task_is_added_while_the_executor_breaks(initializer, text):
     with make("fork", 1, initializer) as executor:
@@ -320,10 +319,11 @@ def test_worker_fails_while_another_works(start_method):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="no max_tasks_per_child")
-@non_forked
-def test_replacement_fails(method):
-    initargs = multiprocessing.get_context(method).Semaphore(2), 40
-    with make(method, 1, succeed_while_permitted, initargs, max_tasks_per_child=1) as executor:
+def test_replacement_fails(spawning_method):
+    initargs = multiprocessing.get_context(spawning_method).Semaphore(2), 40
+    with make(
+        spawning_method, 1, succeed_while_permitted, initargs, max_tasks_per_child=1
+    ) as executor:
         for item in range(2):
             assert executor.submit(add, item).result(TIMEOUT) == 40 + item
         with pytest.raises(concurrent.futures.BrokenExecutor, match="no luck"):

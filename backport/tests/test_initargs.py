@@ -12,10 +12,11 @@ import weakref
 import initargs_support
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, Counted
+from conftest import TIMEOUT, Counted, Unpicklable, counts_references
 from initargs_support import (
     Buffers,
     Registered,
+    Releasable,
     call,
     call_each,
     call_in_pool,
@@ -30,13 +31,7 @@ from initargs_support import (
 )
 from multiprocessing_initret._shared import initargs, memory
 
-spawning_method = initargs_support.spawning_method  # a fixture
 transport = initargs_support.transport  # a fixture
-
-
-class Unpicklable:
-    def __reduce__(self):
-        raise LookupError("not to be pickled")
 
 
 class FailsToUnpickle:
@@ -62,7 +57,7 @@ def fail_to_unpickle(file, attempts):
 
 
 #
-# Workers receive them
+# Workers receive initargs
 #
 
 OBJECTS = [
@@ -145,7 +140,7 @@ def test_pool_in_a_child(start_method, transport):
 
 
 #
-# They are pickled once
+# Initargs are pickled once
 #
 
 
@@ -226,7 +221,7 @@ def test_one_within_another(start_method, transport):
         assert call(pool, lock_of_condition)
 
 
-def test_registered_type_is_reduced_for_each(spawning_method):
+def test_registered_type_is_reduced_for_each_process(spawning_method):
     with pool_of(spawning_method, 1, return_one, (Registered("a"),), maxtasksperchild=1) as pool:
         names = [call(pool, name_of) for _ in range(2)]
     assert names == ["a, for a process: True"] * 2
@@ -248,7 +243,7 @@ class PickledForEachProcess:
         return int, (self.number,)
 
 
-def test_object_that_asserts_spawning_is_reduced_for_each(spawning_method):
+def test_object_that_asserts_spawning_is_reduced_for_each_process(spawning_method):
     obj = [PickledForEachProcess()]
     with pool_of(spawning_method, 1, return_one, (obj,), maxtasksperchild=1) as pool:
         (one,), (other,) = [call(pool, get) for _ in range(2)]
@@ -392,11 +387,7 @@ def test_fork_while_a_thread_pickles():
     assert results == ["slow"]
 
 
-class Releasable:
-    """An object to which there can be weak references."""
-
-
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="has reference counts")
+@counts_references
 def test_arguments_are_released(start_method, no_collector):
     obj = Releasable()
     reference = weakref.ref(obj)
@@ -409,7 +400,7 @@ def test_arguments_are_released(start_method, no_collector):
 
 
 @shared_only
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="has reference counts")
+@counts_references
 def test_closed_arguments_are_released(no_collector):
     objects = Releasable(), Releasable()
     references = [weakref.ref(obj) for obj in objects]

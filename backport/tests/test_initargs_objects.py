@@ -20,7 +20,6 @@ from initargs_support import (
     shared_only,
 )
 
-spawning_method = initargs_support.spawning_method  # a fixture
 transport = initargs_support.transport  # a fixture
 
 
@@ -61,7 +60,7 @@ def test_read_only_array(start_method):
 
 def frame_facts(item, initret):
     column = initret["one"].to_numpy()
-    column.flags.writeable = True  # pandas gives views that are not
+    column.flags.writeable = True  # pandas returns read-only views
     return dict(initret.sum()), is_shared(column)
 
 
@@ -382,7 +381,7 @@ def return_with_large(obj, large=None):
 
 @pytest.mark.parametrize("position", ["alone", "nested", "beside an array"])
 @pytest.mark.parametrize("cls", ARGUMENTS)
-def test_everything(start_method, cls, position):
+def test_each_kind_of_argument(start_method, cls, position):
     context = multiprocessing.get_context(start_method)
     argument = cls(context)
     initargs = arrange(argument.obj, position)

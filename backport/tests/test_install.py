@@ -5,7 +5,6 @@ import multiprocessing
 import multiprocessing.context
 import multiprocessing.dummy
 import multiprocessing.pool
-import os
 import pathlib
 import shutil
 import sys
@@ -13,18 +12,11 @@ import threading
 
 import multiprocessing_initret
 import pytest
-from conftest import HAS_EXPECT_INITRET, TIMEOUT
+from conftest import HAS_EXPECT_INITRET, TIMEOUT, python_path
 from multiprocessing_initret import _install, install, is_installed, uninstall
+from pool_support import add, identity
 
 OVERLAY = pathlib.Path(__file__).resolve().parent.parent.parent / "tools" / "overlay.py"
-
-
-def identity(value):
-    return value
-
-
-def add(item, initret):
-    return item + initret
 
 
 def current_state():
@@ -319,8 +311,7 @@ def test_guarantees_on_a_patched_interpreter(python, tmp_path, start_method):
     if not HAS_EXPECT_INITRET:
         python(OVERLAY, tmp_path / "overlay")
     (tmp_path / "program.py").write_text(PATCHED)
-    path = [str(tmp_path / "overlay"), os.environ.get("PYTHONPATH", "")]
-    python("program.py", start_method, PYTHONPATH=os.pathsep.join(path))
+    python("program.py", start_method, PYTHONPATH=python_path(tmp_path / "overlay"))
 
 
 PRELOADED = """

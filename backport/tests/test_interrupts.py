@@ -1,11 +1,11 @@
 """Ctrl-C while workers start, and while a pool is terminated or joined."""
 
 import multiprocessing
-import os
 
 import pytest
+from conftest import posix
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has no process groups")
+pytestmark = posix
 
 # A terminal sends SIGINT to the whole process group.
 START = """

@@ -5,11 +5,10 @@ import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT, join_in_time
+from conftest import TIMEOUT, join_in_time, posix
 from multiprocessing_initret import WorkerLostError
 from pool_support import (
     KILLED,
-    WINDOWS,
     check_pool,
     echo,
     is_lost,
@@ -18,11 +17,9 @@ from pool_support import (
     wait_until_idle,
 )
 
-not_windows = pytest.mark.skipif(WINDOWS, reason="its pipes transfer whole messages")
-
 
 class KillAtStep:
-    """An initializer that lets the first worker that reaches a step after :func:`arm` be killed.
+    """An initializer: the first worker that reaches a step after :func:`arm` kills itself.
 
     :param step: "before", "within" or "after", and the name of what the worker does
     :param path: a file that the worker creates before it is killed
@@ -83,7 +80,7 @@ class KillAtStep:
 
 
 def arm(path):
-    """Let the next worker that reaches the step of a :class:`KillAtStep` be killed."""
+    """Make the next worker that reaches the step of a :class:`KillAtStep` kill itself."""
     with open(str(path) + ".armed", "w"):
         pass
 
@@ -106,7 +103,7 @@ LOST_TASKS = {
 
 
 @pytest.mark.slow
-@not_windows
+@posix
 @pytest.mark.parametrize("size", [1, 10**6], ids=["small", "large"])
 @pytest.mark.parametrize("processes", [1, 3])
 @pytest.mark.parametrize("step", sorted(LOST_TASKS))
@@ -128,7 +125,7 @@ def test_killed_at_step(make_pool, tmp_path, step, processes, size):
     join_in_time(pool)
 
 
-@not_windows
+@posix
 @pytest.mark.parametrize("step", ["after acquire", "before release"])
 def test_killed_at_step_while_the_pool_closes(make_pool, tmp_path, step):
     path = tmp_path / "killed"
@@ -142,7 +139,7 @@ def test_killed_at_step_while_the_pool_closes(make_pool, tmp_path, step):
     assert path.exists()
 
 
-@not_windows
+@posix
 @pytest.mark.parametrize("step", ["within header", "after header"])
 def test_killed_while_the_iterable_waits_for_a_result(make_pool, tmp_path, step):
     path, arrived = tmp_path / "killed", threading.Event()

@@ -3,17 +3,12 @@
 import gc
 import multiprocessing
 import os
-import sys
 import weakref
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, linux, wait_until
-from pool_support import add
-
-counts_references = pytest.mark.skipif(
-    not hasattr(sys, "getrefcount"), reason="objects live until garbage is collected"
-)
+from conftest import START_METHODS, TIMEOUT, counts_references, linux, wait_until
+from pool_support import add, create_pool
 
 
 class Resource:
@@ -38,15 +33,12 @@ def make(kind, resource):
     initargs = 40, resource
     if kind == "threads":
         return multiprocessing_initret.ThreadPool(2, get_first, initargs, expect_initret=True)
-    context = multiprocessing.get_context(kind)
-    return multiprocessing_initret.Pool(
-        2, get_first, initargs, context=context, expect_initret=True
-    )
+    return create_pool(kind, 2, get_first, initargs)
 
 
 @counts_references
 @pytest.mark.parametrize("end", ["close", "terminate"])
-@pytest.mark.parametrize("kind", ["threads", *multiprocessing.get_all_start_methods()])
+@pytest.mark.parametrize("kind", ["threads", *START_METHODS])
 def test_nothing_is_garbage(kind, end, no_collector):
     use(make(kind, Resource()), end)  # what is made once for all pools
     gc.collect()
@@ -67,7 +59,7 @@ def test_nothing_is_garbage(kind, end, no_collector):
     assert found == []
 
 
-@pytest.mark.parametrize("kind", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize("kind", START_METHODS)
 def test_connection_among_initargs_is_closed(kind):
     context = multiprocessing.get_context(kind)
     reader, writer = context.Pipe(duplex=False)

@@ -1,14 +1,28 @@
-"""WorkerLostError: its attributes, and its pickle."""
+"""WorkerLostError: its class, its attributes, and its pickle."""
 
-import os
+import multiprocessing
 import pickle
 import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT
+from conftest import WINDOWS
 from multiprocessing_initret import ThreadPool, WorkerLostError
-from pool_support import KILL, WINDOWS, check_pool, create_pool, end_pool, error_of
+from pool_support import (
+    FORK_SERVER_REPORTS_SIGNALS,
+    KILL,
+    check_pool,
+    create_pool,
+    end_pool,
+    error_of,
+    exit_at_three,
+    wait_long,
+)
+
+
+def test_worker_lost_error_is_a_process_error():
+    assert issubclass(WorkerLostError, multiprocessing.ProcessError)
+    assert WorkerLostError.__module__ == "multiprocessing_initret"
 
 
 def attributes(error):
@@ -41,25 +55,19 @@ def test_pickle_without_its_cause():
     assert copy.__cause__ is None
 
 
-def kill_itself(item, initret):
-    os.kill(os.getpid(), KILL)
-
-
-def exit_with_three(item, initret):
-    os._exit(3)
-
-
-@pytest.mark.parametrize("func", [kill_itself, exit_with_three])
-def test_attributes_of_a_task(start_method, func):
-    if sys.version_info < (3, 7) and start_method == "forkserver" and func is kill_itself:
-        pytest.skip("a fork server of Python 3.6 does not report signals")
+@pytest.mark.parametrize("exit_by", ["SIGKILL", "_exit"])
+def test_attributes_of_a_task(start_method, exit_by):
+    """The error describes the worker that exited while running the task."""
+    is_killed = exit_by == "SIGKILL"
+    if is_killed and start_method == "forkserver" and not FORK_SERVER_REPORTS_SIGNALS:
+        pytest.skip("the fork server does not report signals")
     pool = create_pool(start_method, 1)
     try:
         [worker] = list(pool._pool)
         pid, name = worker.pid, worker.name
-        error = error_of(pool.apply_async(func, (1,)))
+        error = error_of(pool.apply_async(exit_at_three, (3, exit_by)))
         assert type(error) is WorkerLostError
-        exitcode = 3 if func is exit_with_three else int(KILL) if WINDOWS else -int(KILL)
+        exitcode = 3 if not is_killed else int(KILL) if WINDOWS else -int(KILL)
         assert attributes(error) == (exitcode, pid, name)
         assert name in str(error) and str(pid) in str(error)
         check_pool(pool)
@@ -93,14 +101,10 @@ def test_thread():
     end_pool(pool)
 
 
-def wait_long(item, initret):
-    threading.Event().wait(TIMEOUT)
-
-
 def test_terminated_pool(start_method):
     """The task fails because of the pool, not because of a worker."""
     pool = create_pool(start_method, 1)
-    result = pool.apply_async(wait_long, (1,))
+    result = pool.apply_async(wait_long)
     end_pool(pool)
     error = error_of(result)
     assert type(error) is WorkerLostError and attributes(error) == (None, None, None)

@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 import pytest
-from conftest import TIMEOUT, join_in_time
+from conftest import TIMEOUT, join_in_time, posix
 from multiprocessing_initret import WorkerLostError
 from pool_support import (
     EXITS,
@@ -19,7 +19,6 @@ from pool_support import (
     exit_at_three,
     exit_worker,
     is_lost,
-    needs_signals,
     result_or_exception,
     results_and_exceptions,
     some_exits,
@@ -193,7 +192,7 @@ def test_map_while_the_only_worker_is_replaced(make_pool):
         assert sum(map(is_lost, found)) <= 1
 
 
-@needs_signals
+@posix
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
 def test_idle_worker_receives_a_signal(make_pool, name):
     pool = make_pool(1)

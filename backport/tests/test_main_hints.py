@@ -1,9 +1,9 @@
 """Messages about workers that cannot import the main module, or a name from it."""
 
-import os
 import zipfile
 
 import pytest
+from conftest import posix
 
 PROGRAM = """
 import multiprocessing
@@ -106,7 +106,7 @@ pool = multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initr
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="makes a pool without a guard")
+@posix  # the program makes a pool without a guard
 def test_main_module_that_has_ended(python, tmp_path):
     """A pool can be used after runpy has finished and cleared the main module of its program."""
     (tmp_path / "program.py").write_text(RUN_PROGRAM)

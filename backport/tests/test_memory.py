@@ -1,4 +1,4 @@
-"""The memory in which initargs are shared: one for all workers, and released at the end."""
+"""The memory of initargs, which all workers of a pool map, and which is released at the end."""
 
 import gc
 import multiprocessing
@@ -22,7 +22,6 @@ from initargs_support import (
     shared_only,
 )
 
-spawning_method = initargs_support.spawning_method  # a fixture
 transport = initargs_support.transport  # a fixture
 
 
@@ -31,7 +30,7 @@ transport = initargs_support.transport  # a fixture
 #
 
 
-def map_with(item, initret):
+def mapping_before_and_after_write(item, initret):
     obj, barrier = initret
     (buffer,) = obj.buffers
     assert sum(buffer[::512]) == 0  # read every page
@@ -50,13 +49,13 @@ def test_workers_map_one_file(spawning_method, transport):
         pytest.skip("it has no file")
     barrier = multiprocessing.get_context(spawning_method).Barrier(2)
     with pool_of(spawning_method, 2, return_all, (Buffers(bytearray(4 * MIB)), barrier)) as pool:
-        (one, one_after), (other, _) = call_each(pool, map_with, range(2))
+        (one, one_after), (other, _) = call_each(pool, mapping_before_and_after_write, range(2))
     assert one["file"] == other["file"] == one_after["file"]
     assert one["file"][1] != "0"
     assert one["access"] == other["access"] == "rw-p"
     assert one["Rss"] >= 4096
     assert one["Anonymous"] == other["Anonymous"] == 0
-    # It has copied the page that it wrote to.  A huge page has 2 MB.
+    # The worker has copied only the page that it wrote to.  A huge page has 2 MiB.
     assert 0 < one_after["Anonymous"] <= 2048
 
 
@@ -68,7 +67,7 @@ def write(number, initret):
     return before, obj.buffers[0][0]
 
 
-def test_workers_do_not_see_what_another_writes(start_method, transport):
+def test_worker_does_not_see_what_another_writes(start_method, transport):
     barrier = multiprocessing.get_context(start_method).Barrier(2)
     obj = Buffers(bytearray(3))
     with pool_of(start_method, 2, return_all, (obj, barrier), maxtasksperchild=1) as pool:
@@ -117,7 +116,7 @@ def nameless_files(process):
 
 
 class FileCounter:
-    """Unpickled, the number of deleted files that the process and its child have open."""
+    """Is unpickled as the numbers of deleted files that the process and a child have open."""
 
     def __reduce__(self):
         return count_nameless_files, ()

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 
 import pytest
+from conftest import posix
 from multiprocessing_initret._shared import messages
 from multiprocessing_initret._shared.messages import (
     LONG_HEADER,
@@ -55,7 +56,7 @@ def test_header_of_a_long_message():
         assert [bytes(message) for message in found] == [b"12345", b"\1"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="its connections have no headers")
+@posix
 @pytest.mark.parametrize("size", [10, 20000])
 def test_messages_of_a_connection(size):
     reader, writer = multiprocessing.Pipe(duplex=False)

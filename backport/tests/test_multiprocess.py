@@ -8,6 +8,7 @@ import pytest
 from conftest import HAS_EXPECT_INITRET, TIMEOUT, Counted
 from multiprocessing_initret import install, is_installed, uninstall
 from multiprocessing_initret._shared.initargs import PICKLES_ONCE
+from pool_support import add, identity
 
 multiprocess = pytest.importorskip("multiprocess")
 pytest.importorskip("multiprocess.dummy")
@@ -19,14 +20,6 @@ def installed():
     install("multiprocess")
     yield
     uninstall("multiprocess")
-
-
-def return_value(value):
-    return value
-
-
-def add(item, initret):
-    return item + initret
 
 
 def state(package):
@@ -63,22 +56,22 @@ def test_packages_are_installed_separately():
         install(other.__name__)
         for package in one, other:
             assert accepts_initret(package)
-            check(package.Pool(1, return_value, (40,), expect_initret=True))
-            check(package.dummy.Pool(1, return_value, (40,), expect_initret=True))
+            check(package.Pool(1, identity, (40,), expect_initret=True))
+            check(package.dummy.Pool(1, identity, (40,), expect_initret=True))
         uninstall(one.__name__)
         assert accepts_initret(other) and not accepts_initret(one)
-        check(other.Pool(1, return_value, (40,), expect_initret=True))
+        check(other.Pool(1, identity, (40,), expect_initret=True))
         uninstall(other.__name__)
         assert (state(multiprocessing), state(multiprocess)) == original
 
 
-def test_it_is_not_imported_before(python):
+def test_multiprocess_is_not_imported_without_install(python):
     python("-c", "import multiprocessing_initret, sys; assert 'multiprocess' not in sys.modules")
 
 
 def nested(queue):
     """Use expect_initret in a process that has not called install() itself."""
-    with multiprocess.Pool(1, return_value, (40,), expect_initret=True) as pool:
+    with multiprocess.Pool(1, identity, (40,), expect_initret=True) as pool:
         result = pool.map_async(add, range(3)).get(TIMEOUT)
     queue.put((result, accepts_initret(multiprocessing)))
 

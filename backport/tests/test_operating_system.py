@@ -7,26 +7,24 @@ import sys
 import types
 
 import pytest
-from conftest import TIMEOUT, join_in_time, wait_until
+from conftest import TIMEOUT, WINDOWS, join_in_time, posix, wait_until
 from multiprocessing_initret._parent import task_pipe
 from pool_support import (
     FORK_SERVER_REPORTS_SIGNALS,
     KILLED,
-    WINDOWS,
     add,
     check_pool,
     exit_at_three,
     is_lost,
     is_running,
     kill_itself,
-    needs_signals,
     result_or_exception,
     wait_for_pid,
     write_pid_and_wait,
 )
 
 
-@needs_signals
+@posix
 def test_exit_without_pidfd_or_permission(make_pool, monkeypatch):
     def refuse(*args):
         raise PermissionError
@@ -124,7 +122,7 @@ if __name__ == "__main__":
 """
 
 
-@needs_signals
+@posix
 def test_sigchld_is_ignored(python, tmp_path, start_method):
     (tmp_path / "program.py").write_text(UNREPORTED_EXIT)
     output = python("program.py", start_method, "ignored", "close", "terminate").splitlines()
@@ -138,7 +136,7 @@ def test_sigchld_is_ignored(python, tmp_path, start_method):
     assert message in output[3] and message in output[8]
 
 
-@needs_signals
+@posix
 @pytest.mark.parametrize("end", ["close", "terminate"])
 def test_no_descriptor_for_a_replacement(python, tmp_path, start_method, end):
     # One pool in each process, because a fork server that has received an incomplete request
@@ -164,7 +162,7 @@ def fork_child_and_die(path, initret):
     kill_itself()
 
 
-@needs_signals
+@posix
 def test_child_of_a_lost_worker(make_pool, tmp_path, start_method):
     if start_method == "forkserver":
         is_reported = FORK_SERVER_REPORTS_SIGNALS

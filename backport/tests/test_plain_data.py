@@ -1,4 +1,4 @@
-"""What a template may unpickle: plain data, and no code of the user's."""
+"""What a template unpickles: plain data, whose unpickling runs no user code."""
 
 import array
 import collections
@@ -85,7 +85,7 @@ class Rows(list):
     pass
 
 
-def reference():
+def user_function():
     return Default
 
 
@@ -154,7 +154,7 @@ def is_plain(obj):
 
 @pytest.mark.parametrize("obj", BUILT_IN + OTHER_PLAIN, ids=repr)
 def test_plain_data_is_loaded(obj):
-    assert argument_pickle  # which is imported for the first pickle
+    assert argument_pickle  # imported above, because the first pickle would import it
     before = set(sys.modules)
     (loaded,) = load_as_template(obj)
     assert type(loaded) is type(obj) and loaded == obj
@@ -184,25 +184,18 @@ def test_numpy(size):
     for obj in [*others, [numpy.float32]]:
         assert load_as_template(obj) == [obj]
     assert is_plain(numpy.array([1, "two", [Default()]], dtype=object))
-    assert not is_plain(numpy.array([1, with_hook("__setstate__")], dtype=object))
+    assert not is_plain(numpy.array([1, WithSetState()], dtype=object))
     assert not is_plain(numpy.matrix([1]))
     assert not is_plain(numpy.random.default_rng(1))
     assert not is_plain(numpy.ma.array([1]))
 
 
-def make_class(name, base=Default, value=None, **others):
+def make_class(name, base=Default, value=None):
     """Make a class that can be pickled, with one attribute of its own."""
     value = value or getattr(base, name, None) or (lambda self, *args: None)
-    namespace = dict(others, **{name: value}, __module__=__name__, __qualname__="Made")
+    namespace = {name: value, "__module__": __name__, "__qualname__": "Made"}
     globals()["Made"] = cls = type(base)("Made", (base,), namespace)
     return cls
-
-
-def with_hook(name):
-    """Return an instance of a class with one method of its own, of which no other is made."""
-    if name == "__setstate__":
-        return WithSetState()
-    raise AssertionError(name)
 
 
 class WithSetState(Default):
@@ -268,12 +261,12 @@ OTHERS = [
     WithSetState(),
     Color.RED,
     ValueError("text"),
-    reference,
+    user_function,
     len,
     functools.partial(int, "1"),
     re.compile("a"),
     random.Random(1),
-    collections.defaultdict(reference),
+    collections.defaultdict(user_function),
     "text".upper,
     [typing.List[int]],
     WithSetState,
@@ -299,12 +292,12 @@ def test_namesake_is_not_plain():
 
 def test_plain_arguments_come_first():
     lock, table, rows = multiprocessing.get_context("spawn").Lock(), {"a": 1}, [Default(1)]
-    objects = reference, {"lock": lock}, rows, [WithSetState()], table
+    objects = user_function, {"lock": lock}, rows, [WithSetState()], table
     assert load_as_template(*objects) == [table, rows]
     assert initargs.InitArgs(objects).pickle().order == [4, 2, 0, 1, 3]
 
 
-def test_argument_with_a_plain_object_of_another():
+def test_plain_object_in_several_arguments():
     obj = Default(1)
     other = WithSetState(obj)
     for objects in ([obj, other], [obj]), ([[obj], other], [other, obj]), (other, [other], obj):
@@ -332,7 +325,7 @@ class CountedReduction:
 def test_other_objects_are_pickled_once_although_the_order_changes():
     counted = CountedReduction()
     assert load_as_template([1, counted], [2, counted], [3]) == [[3]]
-    # once by pickle() there, and not in the attempt before
+    # The attempts with another order stopped before they called __reduce__().
     assert counted.count == 1
 
 
@@ -350,7 +343,7 @@ def test_class_that_is_not_imported(monkeypatch, is_lazy):
     assert initargs.preload("multiprocessing", made.memory, made.index, made.plain, 0)
     (_, loaded), initargs._preloaded = initargs._preloaded, None
     assert loaded == [[1]]
-    # not worth a template any more
+    # The rest of the plain data is too small to be worth a template.
     size = made.plain_size
     assert not initargs.preload("multiprocessing", made.memory, made.index, made.plain, size)
 

@@ -8,16 +8,9 @@ import sys
 
 import multiprocessing_initret
 import pytest
-from conftest import HAS_EXPECT_INITRET, TIMEOUT
+from conftest import HAS_EXPECT_INITRET, TIMEOUT, WINDOWS, posix
 from multiprocessing_initret import WorkerLostError, is_installed
-
-
-def identity(value):
-    return value
-
-
-def add(item, initret):
-    return item + initret
+from pool_support import add, identity, raise_lookup_error, wait_for_initret
 
 
 def describe_item(item):
@@ -26,10 +19,6 @@ def describe_item(item):
 
 def describe_worker(item, initret):
     return os.getpid(), initret, is_installed()
-
-
-def fail():
-    raise LookupError("no luck")
 
 
 def check_and_terminate(pool):
@@ -116,7 +105,7 @@ def test_missing_initializer_is_reported_before_wrong_number_of_processes(name):
 
 
 @pytest.mark.skipif(
-    os.name == "posix" or sys.version_info >= (3, 13), reason="any number of processes will do"
+    not WINDOWS or sys.version_info >= (3, 13), reason="the number of processes is not limited"
 )
 def test_too_many_processes_for_windows():
     with pytest.raises(ValueError, match="at most 61"):
@@ -134,7 +123,7 @@ def test_too_many_processes(monkeypatch):
 
 @pytest.mark.parametrize("name", ["Pool", "ThreadPool"])
 def test_failing_initializer(name):
-    with getattr(multiprocessing_initret, name)(2, fail, expect_initret=True) as pool:
+    with getattr(multiprocessing_initret, name)(2, raise_lookup_error, expect_initret=True) as pool:
         result = pool.map_async(add, range(5))
         with pytest.raises(LookupError, match="no luck"):
             result.get(TIMEOUT)
@@ -152,7 +141,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
+@posix
 def test_workers_exit_with_their_parent(python, tmp_path, start_method):
     (tmp_path / "program.py").write_text(ORPHANS)
     # python() returns when every process that holds the pipe of its output has exited.
@@ -164,7 +153,9 @@ def test_classes_are_subclasses_of_the_standard_pools():
     assert issubclass(multiprocessing_initret.ThreadPool, multiprocessing.pool.ThreadPool)
 
 
-# Subclasses of the standard Pool, as other packages define them.
+#
+# Subclasses of the standard Pool, as other packages define them
+#
 
 
 def own_worker(*args):
@@ -234,10 +225,6 @@ class OwnQueuesPool(multiprocessing.pool.Pool):
         self._quick_put, self._quick_get = self._inqueue.put, self._outqueue.get
 
 
-def wait_for_event(initret):
-    initret.wait(TIMEOUT)
-
-
 def raise_after_one():
     yield 1
     raise LookupError("no luck")
@@ -246,7 +233,7 @@ def raise_after_one():
 def test_subclass_with_own_queues(installed, start_method):
     context = multiprocessing.get_context(start_method)
     check_and_terminate(OwnQueuesPool(2, identity, (40,), context=context, expect_initret=True))
-    with OwnQueuesPool(1, fail, context=context, expect_initret=True) as pool:
+    with OwnQueuesPool(1, raise_lookup_error, context=context, expect_initret=True) as pool:
         result = pool.apply_async(add, (1,))
         with pytest.raises(LookupError, match="no luck"):
             result.get(TIMEOUT)
@@ -254,7 +241,7 @@ def test_subclass_with_own_queues(installed, start_method):
         1, identity, (context.Event(),), context=context, expect_initret=True
     ) as pool:
         iterator = pool.imap(describe_item, raise_after_one())
-        pending = pool.apply_async(wait_for_event)
+        pending = pool.apply_async(wait_for_initret)
         with pytest.raises(TypeError, match="initret"):
             iterator.next(TIMEOUT)
         with pytest.raises(LookupError, match="no luck"):

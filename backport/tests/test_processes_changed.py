@@ -9,7 +9,7 @@ import time
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, linux, wait_until
-from pool_support import add, check_pool, is_lost, result_or_exception
+from pool_support import add, check_pool, create_pool, is_lost, result_or_exception
 
 
 def get_pid(item, initret):
@@ -19,8 +19,7 @@ def get_pid(item, initret):
 
 def test_more_processes(start_method):
     """A known recipe enlarges a running pool."""
-    context = multiprocessing.get_context(start_method)
-    with multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initret=True) as pool:
+    with create_pool(start_method, 1) as pool:
         check_pool(pool)
         pool._processes = 4
         pool._repopulate_pool()

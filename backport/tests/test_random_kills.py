@@ -9,11 +9,10 @@ import time
 from functools import partial
 
 import pytest
-from conftest import TIMEOUT, join_in_time, wait_until
+from conftest import TIMEOUT, WINDOWS, join_in_time, wait_until
 from multiprocessing_initret import WorkerLostError
 from pool_support import (
     KILL,
-    WINDOWS,
     check_pool,
     echo,
     is_lost,
@@ -41,7 +40,7 @@ def test_killed_while_transferring_large_messages(make_pool, func):
             found += 1
             assert value == 10**6 or len(value) == 10**6
         if number % 6 == 0:
-            # The worker has exited; the pool has none at present; the worker has not started.
+            # The worker has exited, the pool has none at present, or the worker has not started.
             with contextlib.suppress(OSError, IndexError, TypeError):
                 os.kill(random.choice(pool._pool).pid, KILL)
                 kills += 1
@@ -73,7 +72,7 @@ class Killer:
 
     def run(self):
         while self.kills < self.times and not self.stop.wait(0.05):
-            # The pool has none at present; the worker has exited; the worker has not started.
+            # The pool has no worker at present, or the worker has exited or has not started.
             with contextlib.suppress(IndexError, OSError, TypeError):
                 os.kill(random.choice(self.pool._pool).pid, KILL)
                 self.kills += 1
@@ -88,7 +87,7 @@ class Killer:
 
 
 @pytest.mark.skipif(
-    WINDOWS, reason="exit codes there do not show that a starting worker was killed"
+    WINDOWS, reason="exit codes on Windows do not show that a starting worker was killed"
 )
 @pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "apply"])
 def test_exactly_once(make_pool, tmp_path, method):

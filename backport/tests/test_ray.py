@@ -219,12 +219,13 @@ def test_terminate(tmp_path):
         result.get(TIMEOUT)
 
 
-def test_it_is_a_ray_pool():
+def test_class_and_signature():
+    """The class is derived from Ray's own, and has one parameter more."""
     assert issubclass(Pool, ray.util.multiprocessing.Pool)
-    rays = inspect.signature(ray.util.multiprocessing.Pool).parameters.values()
+    rays_own = inspect.signature(ray.util.multiprocessing.Pool).parameters.values()
     *ours, last = inspect.signature(Pool).parameters.values()
     assert [(p.name, p.kind, p.default) for p in ours] == [
-        (p.name, p.kind, p.default) for p in rays
+        (p.name, p.kind, p.default) for p in rays_own
     ]
     assert (last.name, last.kind, last.default) == ("expect_initret", last.KEYWORD_ONLY, False)
 
@@ -235,14 +236,14 @@ def double(item):
 
 def test_without_expect_initret():
     initargs = (40,)
-    with Pool(1, return_value, initargs) as pool, ray.util.multiprocessing.Pool(1) as rays:
+    with Pool(1, return_value, initargs) as pool, ray.util.multiprocessing.Pool(1) as rays_own:
         assert pool.map(double, range(3)) == [0, 2, 4]
-        for one in (pool, rays):
-            [(actor, _)] = one._actor_pool
+        for each in (pool, rays_own):
+            [(actor, _)] = each._actor_pool
             assert repr(actor).startswith("Actor(PoolActor,")
         assert pool._initargs is initargs
         for method in ("imap", "imap_unordered"):
-            ours, theirs = getattr(pool, method)(add, [1]), getattr(rays, method)(add, [1])
+            ours, theirs = getattr(pool, method)(add, [1]), getattr(rays_own, method)(add, [1])
             assert type(ours) is type(theirs)
             assert isinstance(next(ours), ray.util.multiprocessing.pool.PoolTaskError)
 
@@ -308,7 +309,7 @@ def fail_at_one(item, initret):
 
 
 def count_failures(results, expected):
-    """Consume an iterator that imap() returned, and count the items that raised."""
+    """Consume an iterator of imap(), and return how many tasks raised the expected exception."""
     count = 0
     while True:
         try:
@@ -338,7 +339,7 @@ def test_a_returned_exception_is_a_result_of_imap(pool):
     assert [type(result) for result in pool.imap(return_error, [1, 2])] == [LookupError] * 2
 
 
-def test_python_type_errors(pool):
+def test_type_errors_are_pythons_own(pool):
     for error in raised_by(pool, double, [1, 2]):
         assert type(error) is TypeError and "initret" in str(error)
     with pytest.raises(TypeError, match="multiple values for keyword argument 'initret'"):
@@ -442,14 +443,14 @@ def get_pid(item, initret):
     return os.getpid()
 
 
-def exit_worker(item, initret):
+def exit_actor(item, initret):
     os._exit(1)
 
 
-def test_killed_actor():
+def test_actor_that_exits():
     with Pool(2, return_value, (40,), expect_initret=True) as pool:
         with pytest.raises(ray.exceptions.RayActorError):
-            pool.apply_async(exit_worker, (1,)).get(TIMEOUT)
+            pool.apply_async(exit_actor, (1,)).get(TIMEOUT)
         # Ray's Pool does not replace the actor, and keeps sending it every second task.
         results = []
         for _ in range(4):
@@ -565,6 +566,7 @@ if __name__ == "__main__":
 
 
 def test_globals_are_not_visible(python, tmp_path):
+    """On Ray, functions do not see a global that the initializer sets; they receive initret."""
     (tmp_path / "program.py").write_text(PROGRAM)
     address = ray.get_runtime_context().gcs_address
     assert "NameError: name 'number' is not defined" in python("program.py", address, code=1)

@@ -24,7 +24,7 @@ LARGE = 64 * MB
 
 @pytest.fixture
 def two_nodes():
-    """Yield the IDs of this process's node and of another, and a function that kills the other."""
+    """Yield the IDs of this process's node and of another, and a function that kills the latter."""
     ray.shutdown()
     node = {"num_cpus": 2, "object_store_memory": 200 * MB}
     # Also report the copies of objects that are on the second node.
@@ -84,7 +84,7 @@ def test_both_nodes_work_and_each_stores_the_array_once(two_nodes):
 
 
 def wait_for_file(directory, initret):
-    """Create a file named like the node, and wait for another: the node may continue."""
+    """Create a file named after the node, and wait for a file that lets the node continue."""
     node, _ = initret
     (directory / node).touch()
     wait_until((directory / (node + " may continue")).exists)
@@ -106,7 +106,7 @@ def test_a_node_is_lost(two_nodes, tmp_path):
         (tmp_path / (first + " may continue")).touch()
         with pytest.raises(ray.exceptions.RayActorError):
             mapped.get(TIMEOUT)
-        # Every task of that node fails, and no task of the first.
+        # Every task of the killed node fails, and no task of the first node.
         tasks += [pool.apply_async(wait_for_file, (tmp_path,)) for _ in range(2)]
         for pair in [
             [one_by_one.next] * 2,

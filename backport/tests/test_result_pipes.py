@@ -11,12 +11,10 @@ import threading
 import weakref
 
 import pytest
-from conftest import TIMEOUT, linux
+from conftest import TIMEOUT, WINDOWS, linux
 from multiprocessing_initret._parent import result_pipes
 from multiprocessing_initret._shared.messages import RESULT_HEADER, MessageBuffer, TruncatedMessage
 from multiprocessing_initret._shared.record import RUNNING, Records
-
-WINDOWS = os.name != "posix"
 
 
 class Worker:
@@ -40,7 +38,7 @@ def make_pipes(queue):
 
 
 def remove_epoll(monkeypatch):
-    """Let select.epoll() be missing, and the selector that there is be the simplest."""
+    """Remove select.epoll(), and make the default selector the simplest one."""
     monkeypatch.delattr(select, "epoll", raising=False)
     monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
 
@@ -50,7 +48,7 @@ def pipes(queue, monkeypatch, request):
     """Result pipes, also where select.epoll() is missing, as with eventlet."""
     if request.param == "selector":
         if WINDOWS:
-            pytest.skip("uses neither")
+            pytest.skip("Windows uses neither")
         remove_epoll(monkeypatch)
     pipes = make_pipes(queue)
     yield pipes
@@ -78,7 +76,7 @@ def test_end_of_a_pipe(pipes):
 
 
 def test_wake_up(pipes):
-    """Many calls of wake() write one message, or the pipe would be full at some time."""
+    """Many calls of wake() write one message; otherwise they would fill the pipe."""
     for _ in range(100):
         pipes.wake()
     assert pipes.wait() == [None] and not pipes.read_wake_up()
@@ -105,7 +103,7 @@ def test_wake_up_that_failed(pipes, monkeypatch):
 
 
 def test_wake_ups_of_many_threads(pipes):
-    """None is lost: after the last call of wake() there is a wake-up, or one will be read."""
+    """No call of wake() goes unnoticed by wait()."""
     calls, seen, count = [], [], 4
 
     def call():
@@ -125,7 +123,7 @@ def test_wake_ups_of_many_threads(pipes):
 
 
 def test_removed_worker(pipes):
-    """Nothing is reported of a pipe that was closed, although a child has inherited it."""
+    """wait() does not report a pipe that was closed, even if a child has inherited it."""
     worker, other = Worker(), Worker()
     for each in worker, other:
         pipes.add(each)
@@ -167,7 +165,7 @@ def test_no_cyclic_garbage(queue, no_collector, monkeypatch, has_epoll):
     assert [reference() for reference in references] == [None, None]
 
 
-@pytest.mark.skipif(not WINDOWS, reason="reads messages as a whole there")
+@pytest.mark.skipif(not WINDOWS, reason="only Windows reads a message as a whole")
 def test_no_memory_for_a_message(pipes, monkeypatch):
     worker = Worker()
     worker.record = Records("multiprocessing", 1).acquire()

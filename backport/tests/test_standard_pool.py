@@ -9,14 +9,11 @@ import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT
 from multiprocessing_initret._parent import standard_pool, template
-
-
-def add(item, initret):
-    return item + initret
+from pool_support import add
 
 
 def required():
-    """Yield each object of multiprocessing.pool that is required, and each name it must use."""
+    """Yield the path of each required object, with None and with each name it must use."""
     tables = [standard_pool._REQUIRED]
     if hasattr(multiprocessing.pool, "_PoolCache"):
         tables.append(standard_pool._REQUIRED_WITH_NOTIFIER)
@@ -24,7 +21,7 @@ def required():
         tables.append(standard_pool._REQUIRED_WITH_BUFFERSIZE)
     for table in tables:
         for path, names in table.items():
-            if not path.endswith("__init__"):  # a class without one inherits another
+            if not path.endswith("__init__"):  # a class without its own inherits another
                 yield path, None
             for name in names:
                 yield path, name
@@ -39,7 +36,7 @@ def unchecked():
 
 
 def find(path):
-    """Return the owner of an object, its name, and the object."""
+    """Return the owner of the object at a path in multiprocessing.pool, its name, and itself."""
     obj = multiprocessing.pool
     for name in path.split("."):
         owner, obj = obj, getattr(obj, name)
@@ -47,7 +44,7 @@ def find(path):
 
 
 def rename_in(function, name):
-    """Return a function that uses another name, for a parameter or an attribute."""
+    """Return a stand-in for a function, in which a parameter or attribute has another name."""
     code = getattr(function, "__func__", function).__code__
 
     def renamed(names):
@@ -83,14 +80,8 @@ def test_constructor_checks_the_interpreter(monkeypatch):
         assert pool.map_async(add, range(3)).get(TIMEOUT) == [40, 41, 42]
 
 
-def test_installed_constructors_are_checked():
-    with_installed = multiprocessing_initret.is_installed()
-    multiprocessing_initret.install()
-    try:
-        standard_pool.check("multiprocessing")
-    finally:
-        if not with_installed:
-            multiprocessing_initret.uninstall()
+def test_check_accepts_installed_constructors(installed):
+    standard_pool.check("multiprocessing")
 
 
 def test_missing_name_of_queues(monkeypatch):

@@ -7,7 +7,7 @@ import threading
 import types
 
 import pytest
-from conftest import TIMEOUT, wait_until
+from conftest import TIMEOUT, posix, wait_until
 from multiprocessing_initret._parent import task_pipe
 from multiprocessing_initret._shared.record import (
     HOLDING,
@@ -21,15 +21,13 @@ from multiprocessing_initret._shared.record import (
 )
 from multiprocessing_initret._worker.process import RecordedTasks
 
-posix = pytest.mark.skipif(os.name != "posix", reason="a message is in the pipe whole")
-
 
 class Death(BaseException):
-    """Ends a worker of these tests at a step."""
+    """Raised in a worker of these tests at the step at which it dies."""
 
 
 class Steps:
-    """Counts the steps of a worker, which dies at one of them.
+    """Counts the steps of a worker, and makes it die at one of them.
 
     :param last: the number of steps that the worker survives
     """
@@ -123,7 +121,10 @@ class Worker:
         self._tasks = RecordedTasks("multiprocessing", stepping_queue, None, "", channel)
 
     def run(self, count):
-        """Run tasks, and return how many there were before one that makes the worker exit."""
+        """Run tasks until there were *count* or a message makes the worker exit.
+
+        Return how many there were.
+        """
         for i in range(count):
             self.reader.count = 0
             task = self._tasks.get()
@@ -136,7 +137,7 @@ class Worker:
 
 
 class Parent:
-    """The parent of such workers: the task pipe, and what other modules do with it."""
+    """The parent of such workers: its task pipe, and what the package's other modules do."""
 
     def __init__(self, size):
         context = multiprocessing.get_context()
@@ -154,7 +155,7 @@ class Parent:
         return worker
 
     def send(self, count):
-        """Send tasks in another thread, as the pool does.  Return that thread."""
+        """Send tasks in another thread, as the pool does, and return that thread."""
         jobs = range(self._sent, self._sent + count)
         self._sent += count
 
@@ -175,7 +176,7 @@ class Parent:
                 self.done.append(job)
         worker.results.clear()
 
-    def bury(self, worker):
+    def reap(self, worker):
         """Recover what a dead worker held, as the worker handler does."""
         self.workers.remove(worker)
         state, number = worker.record.read()
@@ -191,9 +192,9 @@ class Parent:
     def states(self):
         return [worker.record.state for worker in self.workers]
 
-    def finish(self, thread, first):
+    def finish(self, thread, worker):
         """Let a healthy worker run all tasks that are left, then one that is sent after them."""
-        worker = first or self.worker()
+        worker = worker or self.worker()
         for sender in thread, None:
             sender = sender or self.send(1)
             while len(self.done) + len(self.failed) < self._sent:
@@ -225,7 +226,7 @@ def make_parent(monkeypatch):
 
 
 def step_count(make_parent, size):
-    """Return the number of steps of a worker that runs two tasks and receives a third."""
+    """Return the number of steps of a worker that runs three tasks."""
     parent = make_parent(size)
     thread = parent.send(3)
     steps = Steps()
@@ -235,7 +236,7 @@ def step_count(make_parent, size):
 
 
 def expected_failures(worker, size):
-    """Return how many tasks fail if a worker has died, with all messages in the pipe."""
+    """Return how many tasks must fail, none or one, after a worker has died."""
     state, number = worker.record.read()
     is_done = number in [result[0] for result in worker.results]
     if state in (STARTING, WAITING) or is_done:
@@ -250,7 +251,7 @@ def expected_failures(worker, size):
 def test_death_at_each_step(make_parent, size, other):
     """The pipe stays aligned, the lock is released, and each task has one result."""
     if os.name != "posix" and size == 200000:
-        pytest.skip("the worker that would read it is dead")
+        pytest.skip("send() would wait for the dead worker to read the message")
     count = step_count(make_parent, size)
     assert count > 30
     for step in range(count):
@@ -268,15 +269,15 @@ def test_death_at_each_step(make_parent, size, other):
             reader = parent.worker()
             if other == "reads":
                 reader.record.set(READING, 0)
-                parent.bury(worker)
-                assert not parent.queue._rlock.acquire(False), "another worker's lock"
+                parent.reap(worker)
+                assert not parent.queue._rlock.acquire(False), "released another worker's lock"
                 parent.queue._rlock.release()
             else:
                 parent.queue._rlock.release()
                 reader.run(1)
                 parent.collect(reader)
         if worker in parent.workers:
-            parent.bury(worker)
+            parent.reap(worker)
         parent.finish(thread, reader)
         assert sorted(parent.done + parent.failed) == [0, 1, 2, 3, 4]
         assert len(parent.failed) == failures
@@ -292,7 +293,7 @@ def test_only_the_header_has_been_read(make_parent):
     parent.queue._rlock.acquire()
     worker.record.set(READING, 1)
     os.read(parent.queue._reader.fileno(), 4)
-    parent.bury(worker)
+    parent.reap(worker)
     worker = parent.worker()
     worker.run(3)
     parent.collect(worker)
@@ -347,7 +348,7 @@ def test_stopped_worker_that_reads_a_message(make_parent):
     sender = parent.send(1)
     wait_until(lambda: parent.pipe._unread() > 4096)
     parent.pipe.stop_workers(parent.records)
-    parent.records.integers[STOPPING] = 0  # the worker has looked at it before
+    parent.records.integers[STOPPING] = 0  # as if the worker had checked this earlier
     worker = parent.worker()
     assert worker.run(2) == 1
     sender.join(TIMEOUT)

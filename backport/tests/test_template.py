@@ -1,10 +1,9 @@
-"""Under forkserver, plain data is unpickled once, in a template, and everything else is not."""
+"""Templates: under forkserver, plain data is unpickled once, and other objects in each worker."""
 
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.forkserver
 import os
-import pickle
 import sys
 import tempfile
 import weakref
@@ -12,44 +11,39 @@ import weakref
 import multiprocessing_initret
 import pytest
 import template_support
-from conftest import TIMEOUT, linux, wait_until
+from conftest import (
+    TIMEOUT,
+    Unpicklable,
+    counts_references,
+    linux,
+    python_path,
+    wait_until,
+)
+from initargs_support import Buffers, Releasable, call_each, return_all
 from multiprocessing_initret._parent import template as template_module
 from pool_support import is_running
 from template_support import (
     CONTEXT,
     call,
-    call_each,
     get,
     make_table,
     parent,
     pool_of,
     preloaded_tables,
-    return_all,
     uses_template,
 )
 
 pytestmark = [*template_support.marks, pytest.mark.usefixtures("nothing_left")]
 nothing_left = template_support.nothing_left  # a fixture
-always = template_support.always  # a fixture
+any_size = template_support.any_size  # a fixture
 
 cpython = pytest.mark.skipif(
     sys.implementation.name != "cpython", reason="calls gc.get_freeze_count()"
 )
 
 
-class Buffers:
-    """An object that pickles its buffers out of band, as a NumPy array does."""
-
-    def __init__(self, *buffers):
-        self.buffers = buffers
-
-    def __reduce_ex__(self, protocol):
-        assert protocol >= 5
-        return Buffers, tuple(map(pickle.PickleBuffer, self.buffers))
-
-
 #
-# It is used where it is worthwhile
+# A template is used where it is worthwhile
 #
 
 
@@ -73,7 +67,7 @@ def test_minimum_size_is_some_mebibytes():
 
 
 @cpython
-def test_table_is_loaded_once(always):
+def test_table_is_loaded_once(any_size):
     with pool_of(make_table(), maxtasksperchild=1) as pool:
         seen = {(call(pool, preloaded_tables), call(pool, parent)) for _ in range(3)}
     ((tables, _),) = seen
@@ -89,7 +83,7 @@ def write_and_wait(number, initret):
     return before, table, os.getpid(), os.getppid()
 
 
-def test_workers_do_not_see_what_another_writes(always):
+def test_worker_does_not_see_what_another_writes(any_size):
     table = {"key": 0}
     with pool_of(table, CONTEXT.Barrier(2), maxtasksperchild=1) as pool:
         seen = [call_each(pool, write_and_wait, [1, 2]) for _ in range(2)]
@@ -101,12 +95,8 @@ def test_workers_do_not_see_what_another_writes(always):
     assert len({ppid for pair in seen for _, _, _, ppid in pair}) == 1
 
 
-class Releasable:
-    """An object to which there can be weak references."""
-
-
-@cpython
-def test_arguments_are_released(always, no_collector):
+@counts_references
+def test_arguments_are_released(any_size, no_collector):
     obj = Releasable()
     reference = weakref.ref(obj)
     with pool_of(["table"], obj) as pool:
@@ -118,25 +108,25 @@ def test_arguments_are_released(always, no_collector):
 
 
 #
-# Other arguments beside plain data
+# Plain data together with other objects
 #
 
 
 @cpython
-@pytest.mark.parametrize("turn", [1, -1])
-def test_lock_beside_a_table(always, turn):
+@pytest.mark.parametrize("step", [1, -1])
+def test_lock_beside_a_table(any_size, step):
     lock, table = CONTEXT.Lock(), make_table()
-    with lock, pool_of(*(table, [table, lock], Buffers(bytearray(b"abc")))[::turn]) as pool:
-        assert call(pool, use_lock, turn) == (True, True, b"abc")
+    with lock, pool_of(*(table, [table, lock], Buffers(bytearray(b"abc")))[::step]) as pool:
+        assert call(pool, use_lock, step) == (True, True, b"abc")
         assert uses_template(pool) and call(pool, preloaded_tables) == 1
 
 
-def use_lock(turn, initret):
-    table, (again, lock), buffers = initret[::turn]
+def use_lock(step, initret):
+    table, (again, lock), buffers = initret[::step]
     return again is table, not lock.acquire(False), bytes(buffers.buffers[0])
 
 
-def test_lock_in_a_table(always):
+def test_lock_in_a_table(any_size):
     lock = CONTEXT.Lock()
     with lock, pool_of({"lock": lock, "table": [1, 2]}) as pool:
         assert call(pool, use_inner_lock) == (True, [1, 2])
@@ -149,6 +139,11 @@ def use_inner_lock(initret):
 
 
 class FailsToUnpickle:
+    """An object that cannot be unpickled.
+
+    :param is_apart: whether it is pickled anew for each process
+    """
+
     def __init__(self, is_apart):
         self.is_apart = is_apart
 
@@ -163,7 +158,7 @@ def fail():
 
 
 @pytest.mark.parametrize("is_apart", [False, True])
-def test_unpickling_error_fails_each_task(always, capfd, is_apart):
+def test_unpickling_error_fails_each_task(any_size, capfd, is_apart):
     with pool_of(["table"], FailsToUnpickle(is_apart), CONTEXT.Lock()) as pool:
         assert type(pool._pool[0]._popen).__module__.endswith("template")
         for _ in range(3):
@@ -172,18 +167,13 @@ def test_unpickling_error_fails_each_task(always, capfd, is_apart):
     assert capfd.readouterr().err == ""
 
 
-class FailsToPickle:
-    def __reduce__(self):
-        raise LookupError("not to be pickled")
-
-
-def test_pickling_error(always, no_other_children):
+def test_pickling_error(any_size, no_other_children):
     with pytest.raises(LookupError, match="not to be pickled"):
-        pool_of(["table"], FailsToPickle())
+        pool_of(["table"], Unpicklable())
     assert multiprocessing.active_children() == []
 
 
-def test_multiprocess(always, monkeypatch):
+def test_multiprocess(any_size, monkeypatch):
     multiprocess = pytest.importorskip("multiprocess")
     pytest.importorskip("multiprocess.forkserver")
     with monkeypatch.context() as patch:
@@ -210,10 +200,10 @@ def test_multiprocess(always, monkeypatch):
 
 
 #
-# No code of the user's runs in a template
+# No user code runs in a template
 #
 
-# The fork server imports this module, so that it could load all objects of these classes.
+# The fork server imports this module, so that a template could load objects of these classes.
 HOOKS = """
 import copyreg, os, socket
 
@@ -268,7 +258,7 @@ class Client(Plain):
         self.socket = socket.create_connection(self.address)
 """
 
-# This module is not imported by the fork server.
+# The fork server does not import this module, so that no worker inherits its seed.
 SEEDED = """
 import os
 seed = os.urandom(8)
@@ -287,7 +277,7 @@ TIMEOUT = 60
 def return_all(*args):
     return args
 
-def tables(barrier_of_2, initret):
+def tables(item, initret):
     return os.getppid(), gc.get_freeze_count() // 10**5
 
 def read(item, initret):
@@ -310,11 +300,11 @@ def draw(item, initret):
 def run(obj, func=tables):
     barrier = context.Barrier(2)
     table = [[number] for number in range(10**5)]
-    for args in (table, obj, barrier), :
-        with Pool(2, return_all, args, context=context, expect_initret=True) as pool:
-            (template_pid, count), = set(pool.map(tables, [0, 1]))
-            assert template_pid != multiprocessing.forkserver._forkserver._forkserver_pid
-            return count, pool.map(func, [0, 1], 1)
+    args = table, obj, barrier
+    with Pool(2, return_all, args, context=context, expect_initret=True) as pool:
+        (template_pid, count), = set(pool.map(tables, [0, 1]))
+        assert template_pid != multiprocessing.forkserver._forkserver._forkserver_pid
+        return count, pool.map(func, [0, 1], 1)
 
 if __name__ == "__main__":
     template.MINIMUM_SIZE = 1
@@ -338,10 +328,6 @@ if __name__ == "__main__":
 """
 
 
-def path_with(directory):
-    return os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))
-
-
 @pytest.fixture
 def run_program(python, tmp_path):
     """Run PROGRAM, with modules that its fork server and workers can import."""
@@ -349,7 +335,7 @@ def run_program(python, tmp_path):
     def run(*args):
         for name, text in ("hooks", HOOKS), ("seeded", SEEDED), ("program", PROGRAM):
             (tmp_path / f"{name}.py").write_text(text)
-        return python("program.py", *args, PYTHONPATH=path_with(tmp_path)).strip()
+        return python("program.py", *args, PYTHONPATH=python_path(tmp_path)).strip()
 
     return run
 
@@ -359,6 +345,7 @@ def run_program(python, tmp_path):
     "name", ["SetState", "GetState", "Reduce", "New", "Registered", "Key", "Plain"]
 )
 def test_class_with_a_hook_beside_a_table(run_program, name):
+    """The template loads the table; it loads the other object only if its class has no hook."""
     assert run_program(name) == ("2" if name == "Plain" else "1")
 
 
@@ -433,7 +420,7 @@ def test_template_does_not_import_the_main_module(python, tmp_path, arguments):
 # A template that cannot be used
 #
 
-# The fork server imports this module, which changes what its children do.
+# The fork server imports this module, which changes what a template does when it starts.
 BROKEN = """
 import os, signal, sys, threading, time
 import multiprocessing_initret._parent.template as template
@@ -519,14 +506,15 @@ if __name__ == "__main__":
     ],
 )
 def test_unusable_template(python, tmp_path, how, is_used):
+    """If a template fails or is not ready in time, the fork server forks the workers."""
     (tmp_path / "broken.py").write_text(BROKEN)
     (tmp_path / "program.py").write_text(USE)
-    printed = python("-W", "error", "program.py", HOW=how, PYTHONPATH=path_with(tmp_path))
+    printed = python("-W", "error", "program.py", HOW=how, PYTHONPATH=python_path(tmp_path))
     assert printed == f"{is_used}\n"
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_template_cannot_be_started(always, monkeypatch, error):
+def test_template_cannot_be_started(any_size, monkeypatch, error):
     def fail(*args):
         raise error
 
@@ -536,7 +524,7 @@ def test_template_cannot_be_started(always, monkeypatch, error):
 
 
 #
-# The private names of the interpreter
+# Private names of the interpreter
 #
 
 

@@ -5,19 +5,18 @@ import multiprocessing.forkserver
 import os
 import shutil
 import signal
-import threading
 import time
 
 import pytest
 import template_support
-from conftest import TIMEOUT, linux, wait_until
+from conftest import TIMEOUT, join_in_time, linux, python_path, wait_until
 from multiprocessing_initret import WorkerLostError
 from pool_support import is_running
 from template_support import call, get, pool_of
 
 pytestmark = [*template_support.marks, pytest.mark.usefixtures("nothing_left")]
 nothing_left = template_support.nothing_left  # a fixture
-always = template_support.always  # a fixture
+any_size = template_support.any_size  # a fixture
 
 
 def with_parent(*args):
@@ -25,13 +24,13 @@ def with_parent(*args):
     return args, os.getppid()
 
 
-def present_parent(initret):
+def current_parent(initret):
     """Return the pid of the worker's parent, and whether that process forked the worker."""
     return os.getppid(), os.getppid() == initret[1]
 
 
-def call_at_last(pool, func):
-    """Return the result of a task, once all workers that were killed have been replaced."""
+def retry(pool, func):
+    """Return the result of a task, which is sent again while it fails with WorkerLostError."""
     deadline = time.monotonic() + TIMEOUT
     while True:
         try:
@@ -45,17 +44,17 @@ def running_template(pool):
     server = multiprocessing.forkserver._forkserver._forkserver_pid
     deadline = time.monotonic() + TIMEOUT
     while True:
-        parent, is_running_ = call_at_last(pool, present_parent)
+        parent, has_forked_worker = retry(pool, current_parent)
         # A worker whose template was killed before it called the initializer is a child of
         # process 1, and runs tasks until it is reaped.
-        if is_running_ and parent not in (1, server):
+        if has_forked_worker and parent not in (1, server):
             return parent
         assert time.monotonic() < deadline
 
 
 @linux
 @pytest.mark.parametrize("when", ["idle", "running"])
-def test_template_is_killed(always, when):
+def test_template_is_killed(any_size, when):
     templates = []
     with pool_of({"key": 1}, initializer=with_parent) as pool:
         for _ in range(5):
@@ -67,7 +66,7 @@ def test_template_is_killed(always, when):
             else:
                 with pytest.raises(WorkerLostError):
                     call(pool, kill_template, template)
-            # Until then, its workers may receive a task and report it as their parent.
+            # Until the template has exited, its workers may receive a task and return its pid.
             wait_until(lambda: not is_running(template))  # noqa: B023
         running_template(pool)
         pids = [process.pid for process in pool._pool]
@@ -83,27 +82,25 @@ def kill_template(template, initret):
 def fork_a_child(initret):
     child = os.fork()
     if not child:
-        time.sleep(TIMEOUT)
+        time.sleep(TIMEOUT / 2)
         os._exit(0)
     return child
 
 
 @linux
 @pytest.mark.parametrize("end", ["close", "terminate"])
-def test_child_of_a_worker_is_not_waited_for(always, end):
+def test_child_of_a_worker_is_not_waited_for(any_size, end):
     pool = pool_of({"key": 1}, initializer=with_parent)
     running_template(pool)
     child = call(pool, fork_a_child)
     getattr(pool, end)()
-    thread = threading.Thread(target=pool.join, daemon=True)
-    thread.start()
-    thread.join(TIMEOUT / 2)
-    assert not thread.is_alive() and is_running(child)
+    join_in_time(pool)
+    assert is_running(child)
     os.kill(child, signal.SIGKILL)
 
 
-# The fork server imports this module.  It kills the first template when that is to send the
-# pid of the first worker.
+# The fork server imports this module, which kills the first template just before it sends the
+# pid of its first worker.
 KILLED = """
 import os, signal
 import multiprocessing.forkserver as forkserver
@@ -131,7 +128,7 @@ import multiprocessing, os
 from multiprocessing_initret import Pool
 from multiprocessing_initret._parent import template
 
-def note_pid(table):
+def record_pid(table):
     open("%d.pid" % os.getpid(), "w").close()
 
 def do_nothing(item, initret):
@@ -141,7 +138,7 @@ if __name__ == "__main__":
     template.MINIMUM_SIZE = 1
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killed"])
-    with Pool(2, note_pid, (["table"],), context=context, expect_initret=True) as pool:
+    with Pool(2, record_pid, (["table"],), context=context, expect_initret=True) as pool:
         pool.map(do_nothing, range(10), 1)
         known = {"%d.pid" % process.pid for process in pool._pool}
     assert os.path.exists("killed")
@@ -154,25 +151,24 @@ if __name__ == "__main__":
 def test_template_is_killed_before_it_sends_a_pid(python, tmp_path):
     (tmp_path / "killed.py").write_text(KILLED)
     (tmp_path / "program.py").write_text(PIDS)
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    python("-W", "error", "program.py", PYTHONPATH=path)
+    python("-W", "error", "program.py", PYTHONPATH=python_path(tmp_path))
 
 
 @linux
-def test_fork_server_is_killed(always):
+def test_fork_server_is_killed(any_size):
     with pool_of({"key": 1}, initializer=with_parent) as pool:
         template = running_template(pool)
         os.kill(multiprocessing.forkserver._forkserver._forkserver_pid, signal.SIGKILL)
-        assert call_at_last(pool, get)[0] == ({"key": 1},)
+        assert retry(pool, get)[0] == ({"key": 1},)
     wait_until(lambda: not is_running(template))
 
 
 @linux
-def test_template_is_killed_and_the_pool_terminated(always, monkeypatch, tmp_path):
+def test_template_is_killed_and_the_pool_terminated(any_size, monkeypatch, tmp_path):
     pool = pool_of(["table"], tmp_path / "began")
     pool.apply_async(write_pids)
     wait_until((tmp_path / "began").exists)
-    # The pool must not notice before it is terminated that its workers seem to have exited.
+    # Do not let the pool reap its workers, which seem to have exited, before it is terminated.
     monkeypatch.setattr(type(pool), "_maintain_pool", staticmethod(lambda *args: None))
     template, worker = map(int, (tmp_path / "began").read_text().split())
     os.kill(template, signal.SIGKILL)
@@ -189,7 +185,7 @@ def write_pids(initret):
 
 
 #
-# Nothing is left of it
+# Nothing is left of a template
 #
 
 ENDS = """

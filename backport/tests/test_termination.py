@@ -1,4 +1,4 @@
-"""A pool is closed or terminated while its tasks run, wait, or are being made."""
+"""A pool is closed or terminated while its tasks run, wait, or are being submitted."""
 
 import contextlib
 import gc
@@ -10,9 +10,8 @@ import sys
 import threading
 from functools import partial
 
-import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, join_in_time, linux, wait_until
+from conftest import TIMEOUT, counts_references, join_in_time, linux, posix, wait_until
 from multiprocessing_initret._parent import reaper
 from pool_support import (
     KILL,
@@ -20,10 +19,10 @@ from pool_support import (
     add,
     block,
     check_pool,
+    create_pool,
     echo,
     exit_at_three,
     is_lost,
-    needs_signals,
     result_or_exception,
     results_and_exceptions,
     wait_for_pid,
@@ -38,7 +37,7 @@ def wait_for_event(event, initret):
 
 
 def start_calls(pool, func, argument):
-    """Start a call of each method; return the functions that return its first result."""
+    """Start a call of each method; return functions that return the first result of each call."""
     chunks = pool.imap(func, [argument] * 3, 2)
     return [
         pool.apply_async(func, (argument,)).get,
@@ -51,7 +50,7 @@ def start_calls(pool, func, argument):
 
 
 def check_termination(pool, calls, terminate):
-    """Check that the termination of a pool fails the calls that threads wait for."""
+    """Check that the calls that threads wait for fail when a pool is terminated."""
     found = []
 
     def wait(get):
@@ -112,7 +111,7 @@ def test_terminate_threads(make_thread_pool, by):
 
 
 def exit_on_sigterm(value):
-    """Handle SIGTERM in Python, but only after the worker has acquired the lock of the pipe."""
+    """Initializer: handle SIGTERM, but only after the worker has acquired the lock of the pipe."""
     signal.signal(signal.SIGTERM, lambda *args: os._exit(0))
     lock = sys._getframe(1).f_locals["self"]._inqueue._rlock
     acquire = lock.acquire
@@ -127,9 +126,9 @@ def exit_on_sigterm(value):
     return value
 
 
-@needs_signals
+@posix
 def test_terminate_while_workers_handle_sigterm(make_pool):
-    # Any handler in Python may be as late: it runs after the system call has returned.
+    # Any handler written in Python may run that late: it runs after acquire() has returned.
     pool = make_pool(4, exit_on_sigterm)
     check_pool(pool)
     wait_until_idle(pool, 4)
@@ -230,7 +229,7 @@ def call_first(pair, initret):
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_killed_while_the_pool_closes(make_pool, tmp_path, processes):
+def test_worker_killed_while_the_pool_closes(make_pool, tmp_path, processes):
     pool = make_pool(processes)
     path = str(tmp_path / "inside")
     inside = pool.apply_async(write_pid_and_wait, (path,))
@@ -289,9 +288,7 @@ def count_descriptors():
 @linux
 def test_descriptors_and_threads_are_released(make_pool, start_method, end):
     def use_pool():
-        pool = multiprocessing_initret.Pool(
-            2, int, (40,), context=multiprocessing.get_context(start_method), expect_initret=True
-        )
+        pool = create_pool(start_method)
         found = results_and_exceptions(
             pool.imap(partial(exit_at_three, exit_by="SIGKILL"), range(6))
         )
@@ -310,14 +307,10 @@ def test_descriptors_and_threads_are_released(make_pool, start_method, end):
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
 @linux
-@pytest.mark.skipif(
-    not hasattr(sys, "getrefcount"), reason="PyPy closes them by garbage collection"
-)
+@counts_references
 def test_descriptors_are_released_without_garbage_collection(start_method, end, no_collector):
     def use_pool():
-        pool = multiprocessing_initret.Pool(
-            2, int, (40,), context=multiprocessing.get_context(start_method), expect_initret=True
-        )
+        pool = create_pool(start_method)
         check_pool(pool)
         getattr(pool, end)()
         join_in_time(pool)

@@ -1,4 +1,4 @@
-"""imap(buffersize=...), which Python has since 3.16."""
+"""The argument *buffersize* of imap() and imap_unordered(), new in Python 3.16."""
 
 import inspect
 import multiprocessing.pool
@@ -7,10 +7,7 @@ import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, wait_until
 from multiprocessing_initret._parent.throttle import Throttle
-
-
-def add(item, initret):
-    return item + initret
+from pool_support import add
 
 
 def next_of(iterator):

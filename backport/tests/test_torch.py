@@ -2,6 +2,7 @@
 
 import pytest
 from conftest import TIMEOUT
+from pool_support import add
 
 torch = pytest.importorskip("torch")
 multiprocessing = pytest.importorskip("torch.multiprocessing")
@@ -10,10 +11,10 @@ queue = pytest.importorskip("torch.multiprocessing.queue")
 
 
 class TorchPool(pool.Pool):
-    """Torch's own class of pools, made to work.
+    """The class of torch.multiprocessing.pool, with a fix.
 
-    It calls its queues and, since Python 3.8, Process without the context, so no Python
-    can make one (pytorch issue 16954).
+    Torch's own class cannot be instantiated in any version of Python: it creates its queues and,
+    since Python 3.8, its processes without a context (pytorch issue 16954).
     """
 
     def _setup_queues(self):
@@ -34,10 +35,6 @@ def count(index, initret):
     """Write to the table, which the parent shares."""
     initret[index] += 1
     return initret[index].item()
-
-
-def add(tensor, initret):
-    return tensor + initret
 
 
 def fail(table):

@@ -1,7 +1,6 @@
 """Worker processes that are interrupted, ignore signals, or outlive their parent process."""
 
 import contextlib
-import multiprocessing
 import os
 import pickle
 import signal
@@ -10,46 +9,11 @@ import sys
 import threading
 import types
 
-import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, wait_until
+from conftest import TIMEOUT, posix, wait_until
 from multiprocessing_initret import WorkerLostError
 from multiprocessing_initret._worker.process import ResultInterrupted, Results
-from pool_support import is_running
-
-posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no signals")
-
-
-@pytest.fixture
-def make(start_method):
-    pools = []
-
-    def make_pool(processes=2, initializer=int, initargs=(40,)):
-        context = multiprocessing.get_context(start_method)
-        pool = multiprocessing_initret.Pool(
-            processes, initializer, initargs, context=context, expect_initret=True
-        )
-        pools.append(pool)
-        return pool
-
-    yield make_pool
-    for pool in pools:
-        pool.terminate()
-        pool.join()
-
-
-def add(item, initret):
-    return item + initret
-
-
-def check(pool):
-    assert pool.map_async(add, range(6), chunksize=1).get(TIMEOUT) == list(range(40, 46))
-
-
-def wait_until_idle(pool):
-    """Wait until a worker reads from the task pipe, and the others wait for its lock."""
-    wait_until(pool._inqueue._rlock._semlock._is_zero)
-
+from pool_support import add, check_pool, is_running, wait_until_idle
 
 #
 # Sending a result is interrupted
@@ -107,9 +71,9 @@ def large_result_with_an_alarm(item, initret):
 @pytest.mark.skipif(
     sys.implementation.name == "pypy", reason="signal handlers wait until write() returns"
 )
-def test_signal_while_a_result_is_sent(make, tmp_path):
-    """The task fails, because its worker exits.  The others do not."""
-    pool = make(1, handle_alarm)
+def test_signal_while_a_result_is_sent(make_pool):
+    """The task fails because its worker exits; no other task fails."""
+    pool = make_pool(1, handle_alarm)
     is_released = threading.Event()
     # The result handler waits in a callback, so the pipe of the worker is full.
     first = pool.apply_async(add, (1,), callback=lambda value: is_released.wait(TIMEOUT))
@@ -122,21 +86,21 @@ def test_signal_while_a_result_is_sent(make, tmp_path):
     with pytest.raises(WorkerLostError, match="code 1"):
         result.get(TIMEOUT)
     assert later.get(TIMEOUT) == 42
-    check(pool)
+    check_pool(pool)
 
 
 @posix
-def test_signal_while_workers_wait_for_a_task(make):
-    """Nothing is lost.  The workers are replaced."""
-    pool = make(2, handle_alarm)
-    check(pool)
-    wait_until_idle(pool)
+def test_signal_while_workers_wait_for_a_task(make_pool):
+    """The workers are replaced, and no task fails."""
+    pool = make_pool(2, handle_alarm)
+    check_pool(pool)
+    wait_until_idle(pool, 2)
     workers = list(pool._pool)
     for worker in workers:
         os.kill(worker.pid, signal.SIGALRM)
     # A worker that waits for the lock handles the signal when it gets the lock.
     wait_until(lambda: any(worker.exitcode is not None for worker in workers))
-    check(pool)
+    check_pool(pool)
 
 
 #
@@ -152,12 +116,12 @@ def ignore_sigterm(directory):
 
 @posix
 @pytest.mark.parametrize("processes", [1, 3])
-def test_idle_workers_that_ignore_sigterm(make, tmp_path, processes):
+def test_idle_workers_that_ignore_sigterm(make_pool, tmp_path, processes):
     """They exit by themselves."""
-    pool = make(processes, ignore_sigterm, (str(tmp_path),))
-    check(pool)
+    pool = make_pool(processes, ignore_sigterm, (str(tmp_path),))
+    check_pool(pool)
     wait_until(lambda: len(os.listdir(str(tmp_path))) == processes)
-    wait_until_idle(pool)
+    wait_until_idle(pool, processes)
     workers = list(pool._pool)
     thread = threading.Thread(target=pool.terminate, daemon=True)
     thread.start()
@@ -232,7 +196,7 @@ def start_parent(tmp_path, start_method):
 @pytest.mark.skipif(sys.platform == "darwin", reason="workers wait without a timeout there")
 @pytest.mark.parametrize("victim", range(3))
 def test_parent_and_a_worker_are_killed(start_parent, victim):
-    """One of the three workers dies with the lock of the task pipe.  The others exit."""
+    """One of the three workers dies holding the lock of the task pipe.  The others exit."""
     parent, pids = start_parent()
     os.kill(parent.pid, signal.SIGSTOP)
     os.kill(pids[victim], signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Program that type checkers check, with what only the package has.
+"""Program that type checkers check: what the package has and the stubs for typeshed lack.
 
 These are executors, an error, and pools whose type states whether they pass initret.
 """
