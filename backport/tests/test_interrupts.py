@@ -22,11 +22,12 @@ def is_replaced(pool, workers):
     return len(pool._pool) == 4 and set(workers) != set(pool._pool)
 
 def run_tasks(pool):
-    while True:
+    for _ in range(5):
         try:
             return pool.map_async(add, range(3)).get(50)
-        except multiprocessing_initret.WorkerLostError:
-            pass  # a worker that had survived has exited while it received a task
+        except multiprocessing_initret.WorkerLostError as error:
+            last = error  # a worker that had survived has exited while it received a task
+    return last
 
 if __name__ == "__main__":
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the tracebacks of the workers
@@ -56,7 +57,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("use", ["new", "used"])
-@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize(
     "method", [name for name in multiprocessing.get_all_start_methods() if name != "forkserver"]
 )

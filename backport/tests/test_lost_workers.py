@@ -3,12 +3,15 @@
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
 from functools import partial
 
 import pytest
 from conftest import TIMEOUT, join_in_time, posix
 from multiprocessing_initret import WorkerLostError
+from multiprocessing_initret._worker import process
 from pool_support import (
     EXITS,
     KILL,
@@ -16,6 +19,7 @@ from pool_support import (
     add,
     all_exits,
     check_pool,
+    create_pool,
     exit_at_three,
     exit_worker,
     is_lost,
@@ -47,6 +51,21 @@ def test_worker_exits_while_running_a_task(make_pool, exit_by):
     check_pool(pool)
     pool.close()
     join_in_time(pool)
+
+
+def start_thread_and_exit(initret):
+    threading.Thread(target=time.sleep, args=(2 * TIMEOUT,)).start()
+    sys.exit(3)
+
+
+@posix
+def test_worker_hangs_while_it_exits(monkeypatch):
+    """Its exit waits for a thread, and is forced after some seconds."""
+    monkeypatch.setattr(process, "_EXIT_TIMEOUT", 0.1)
+    with create_pool("fork") as pool:
+        result = pool.apply_async(start_thread_and_exit)
+        assert is_lost(result_or_exception(result), "exited with code 1")
+        check_pool(pool)
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 # Time, in seconds, to wait for the system to close the pipe of a process that was killed.
 _HANGUP_TIMEOUT = 1.0
 
-# The pool breaks when this many workers in a row have been killed while they were starting.
-# Random kills rarely hit many starting workers in a row; an out-of-memory killer does.
+# The pool breaks when this many workers in a row have been killed or interrupted while they were
+# starting.  Random kills and Ctrl-C rarely hit many starting workers in a row; an out-of-memory
+# killer does.
 _MAX_KILLED_AT_START = 100
 
-# The pool breaks only when this many generations of workers, each a replacement for the one
-# before, have exited while they were starting.  Ctrl-C interrupts all workers that are starting,
-# and may be repeated.
+# The pool breaks when as many workers as it has in a row have failed to start, but only in this
+# many generations, each the replacements for the one before.  A failure may be an interrupt: an
+# interpreter that Ctrl-C interrupts while it starts exits with code 1, or is killed by SIGINT.
 _MAX_GENERATIONS = 3
 
 
@@ -64,7 +65,8 @@ class Reaper:
         self._tasks = tasks
         self._collector = collector
         self._has_exited_in_initializer = False
-        self._exited_at_start = 0  # how many workers in a row
+        # How many workers in a row have been killed, or have failed, while they were starting.
+        self._killed_at_start = self._failed_at_start = 0
         #: how many generations of workers in a row have exited while they were starting
         self.generation = 0
 
@@ -92,7 +94,7 @@ class Reaper:
             if state == STARTING:
                 reason = reason or self._count_exit_at_start(worker)
             else:
-                self._exited_at_start = self.generation = 0
+                self._killed_at_start = self._failed_at_start = self.generation = 0
         return reason
 
     def _recover(self, worker: "WorkerProcess", is_broken: bool) -> int:
@@ -117,16 +119,20 @@ class Reaper:
 
         :returns: why the pool must break; empty if it need not
         """
-        self._exited_at_start += 1
         self.generation = max(self.generation, worker.generation + 1)
-        was_killed = worker.exitcode is not None and worker.exitcode < 0
-        limit = _MAX_KILLED_AT_START if was_killed else self._size()
+        # A forked worker does not import the main module, so it can only have been interrupted.
+        code: "Any" = worker.exitcode
+        if code < 0 or getattr(worker._popen, "method", "") == "fork":
+            self._killed_at_start += 1
+        else:
+            self._failed_at_start += 1
+        have_failed = self.generation >= _MAX_GENERATIONS and self._failed_at_start >= self._size()
         is_any_healthy = any(state != STARTING for state in self.states())
-        if self._exited_at_start < limit or self.generation < _MAX_GENERATIONS or is_any_healthy:
+        if is_any_healthy or not (have_failed or self._killed_at_start >= _MAX_KILLED_AT_START):
             return ""
         return (
-            f"{self._exited_at_start} workers in a row exited while they were starting; the "
-            f"last: {worker}. {startup_failure_hint()}"
+            f"{self._killed_at_start + self._failed_at_start} workers in a row exited while they "
+            f"were starting; the last: {worker}. {startup_failure_hint()}"
         )
 
     def states(self) -> "List[int]":

@@ -4,10 +4,12 @@ A worker may be killed between any two instructions, so it records each step in 
 :class:`Record` (``_shared/record.py``), which the parent reads after the worker has died.
 """
 
+import _thread
 import io
 import os
 import select
 import sys
+import time
 
 from .._shared.messages import HEADER, RESULT_HEADER
 from .._shared.packages import module
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 # its parent is alive.  Not on macOS: acquire() with a timeout polls there, which would delay
 # each task by up to 20 milliseconds.
 _CHECK_INTERVAL = None if sys.platform == "darwin" else 3.0
+
+# Time, in seconds, after which the exit of a worker that an exception has ended is forced.
+_EXIT_TIMEOUT = 10.0
 
 # Largest message that is written to a pipe completely or not at all.  On Windows, every
 # message is.
@@ -216,5 +221,17 @@ def run_process(
     try:
         results = Results(package, channel.writer, tasks)
         run_loop(package, target, args, tasks, results, tasks.initialize)
+    except BaseException:
+        # SystemExit or KeyboardInterrupt.  The parent fails the task, and releases the lock of
+        # the task pipe, when this process has exited.  The exit may hang: it waits for threads
+        # that a task has started, and even for threads of the parent if Ctrl-C interrupted the
+        # function of the module threading that runs after a fork.
+        _thread.start_new_thread(_exit_late, ())
+        raise
     finally:
         tasks.clear()
+
+
+def _exit_late() -> None:
+    time.sleep(_EXIT_TIMEOUT)
+    os._exit(1)
