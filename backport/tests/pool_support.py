@@ -226,5 +226,18 @@ class FullLog(logging.Handler):
         raise OSError("the log is full")
 
 
+def unblock(path):
+    """Remove the file of :func:`block`."""
+
+    def is_removed():
+        # Windows does not remove a file that is open, if only because its existence is tested.
+        with contextlib.suppress(PermissionError):
+            os.unlink(path)
+            return True
+        return False
+
+    wait_until(is_removed)
+
+
 class NotAnException(BaseException):
     """A BaseException that is not an Exception."""

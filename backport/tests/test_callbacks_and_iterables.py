@@ -13,6 +13,7 @@ from pool_support import (
     is_lost,
     result_or_exception,
     results_and_exceptions,
+    unblock,
 )
 
 
@@ -139,7 +140,7 @@ def test_callback_terminates_the_pool(make_pool, make_thread_pool, tmp_path, met
         called = []
 
         def callback(value):
-            os.unlink(path)  # noqa: B023  # a thread is not terminated, and so blocks until then
+            unblock(path)  # noqa: B023  # a thread is not terminated, and so blocks until then
             pool.terminate()  # noqa: B023
             called.append(value)  # noqa: B023
 

@@ -25,6 +25,7 @@ from pool_support import (
     is_lost,
     result_or_exception,
     results_and_exceptions,
+    unblock,
     wait_for_pid,
     wait_until_idle,
     with_multiprocess,
@@ -153,7 +154,7 @@ def test_close_while_a_task_runs(make_pool, make_thread_pool, tmp_path):
             # Since Python 3.8: the worker handler has seen that the pool is closed, and waits
             # for the last result.
             wait_until(pool._change_notifier.empty)
-        os.remove(path)
+        unblock(path)
         assert result_or_exception(result) is None
         join_in_time(pool)
 
