@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from .._shared.record import Record, Records
 
 # Seconds after which a lock that no record claims is attributed to the dead worker.  A living
-# worker needs 100 nanoseconds to record that it has acquired the lock.
-_CLAIM_TIMEOUT = 1.0
+# worker needs 100 nanoseconds to record that it has acquired the lock, but may not get a CPU for
+# a second on a loaded machine.
+_CLAIM_TIMEOUT = 5.0
 
 _SEND_INTERVAL = 0.1  # seconds after which a blocked send() checks whether the pipe was closed
 
