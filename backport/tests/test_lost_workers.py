@@ -60,11 +60,11 @@ def start_thread_and_exit(initret):
 
 @posix
 def test_worker_hangs_while_it_exits(monkeypatch):
-    """Its exit waits for a thread, and is forced after some seconds."""
+    """Its exit waits for a thread (since Python 3.7), and is forced after some seconds."""
     monkeypatch.setattr(process, "_EXIT_TIMEOUT", 0.1)
     with create_pool("fork") as pool:
         result = pool.apply_async(start_thread_and_exit)
-        assert is_lost(result_or_exception(result), "exited with code 1")
+        assert is_lost(result_or_exception(result), "exited with code")
         check_pool(pool)
 
 
