@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import inspect
 import logging
@@ -204,6 +205,20 @@ def package():
     return "multiprocessing"
 
 
+def describe(pool):
+    """Return the state of a pool of processes, for those who wonder why it hangs."""
+    supervisor = pool._quick_put.__self__
+    tasks = supervisor._task_pipe
+    workers = [
+        (worker.pid, worker.record.read(), worker.exitcode)
+        for worker in list(supervisor._workforce.workers)
+    ]
+    return (
+        f"workers (pid, (state, number), exit code): {workers}, in flight: {tasks.in_flight()}, "
+        f"bytes unread: {tasks._unread()}, lock of the task pipe: {tasks._lock}"
+    )
+
+
 @pytest.fixture
 def make_pool(start_method, package):
     """Return a function that makes pools of processes, which are terminated after the test.
@@ -234,6 +249,9 @@ def make_pool(start_method, package):
     if package == "multiprocess":
         uninstall(package)
     for pool in pools:
+        # pytest shows this if the test has failed.  Some tests have ended or broken the pool.
+        with contextlib.suppress(Exception):
+            print(describe(pool))
         pool.terminate()
         join_in_time(pool)
     pools.clear()
