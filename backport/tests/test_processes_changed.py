@@ -5,11 +5,12 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, linux, wait_until
-from pool_support import add, check_pool, create_pool, is_lost, result_or_exception
+from conftest import TIMEOUT, linux, posix, wait_until
+from pool_support import add, check_pool, create_pool, end_pool, is_lost, result_or_exception
 
 
 def get_pid(item, initret):
@@ -171,6 +172,19 @@ def test_worker_is_forked_while_a_thread_prints(python, tmp_path, kind):
         pytest.skip("executors have no initializers")
     (tmp_path / "program.py").write_text(FORK_WHILE_PRINTING)
     assert python("program.py", kind) == "[40, 41, 42, 44] True\n"
+
+
+@posix
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="an executor is woken without a lock")
+def test_worker_is_forked_while_an_executor_is_woken():
+    """When a worker exits, the standard library wakes the executors of its parent."""
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        assert executor.submit(abs, -1).result(TIMEOUT) == 1
+        with executor._executor_manager_thread_wakeup._lock:
+            pool = create_pool("fork")
+        check_pool(pool)
+        end_pool(pool, "close")
 
 
 WITHOUT_POLL = """

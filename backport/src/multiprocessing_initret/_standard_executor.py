@@ -14,6 +14,8 @@
                                                                while _broken is set
       _ThreadWakeup.clear                                      empty the wake-up pipe
       _WorkItem.future                                         fail a task
+      _threads_wakeups                                         forget the executors of the parent
+                                                               in a forked worker, if it exists
     threading.Thread._args                            to 3.8   arguments of the function above
     concurrent.futures.thread
       ThreadPoolExecutor._initializer_failed                   break the executor

@@ -25,9 +25,9 @@ import weakref
 from multiprocessing import util
 
 from .._shared.errors import WorkerLostError
+from .._shared.inherited_locks import drop_inherited_locks
 from .._shared.initargs import InitArgs
 from .._shared.packages import module
-from .._shared.stream_locks import renew_stream_locks
 from .._worker.tasks import raise_error, run_worker
 from .._worker.thread import run_thread
 from . import standard_pool
@@ -84,7 +84,7 @@ class Supervisor:
             _guarded_task_generation=self._generate_tasks,
         )
         _pools[pool] = os.getpid()
-        module(package, "util").register_after_fork(self, renew_stream_locks)
+        module(package, "util").register_after_fork(self, drop_inherited_locks)
 
     def constructed(self) -> None:
         """Called when the constructor of the pool is about to return."""
