@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import threading
 
 import pytest
 from conftest import TIMEOUT
@@ -109,6 +110,32 @@ def test_result_handler(pool, monkeypatch, name):
     end_pool(pool, "close")
     end_pool(pool, "terminate")
     assert not multiprocessing.active_children()
+
+
+def test_task_is_sent_just_before_the_result_handler_ends(pool, monkeypatch):
+    calls, failed, both_failed = [], [], threading.Event()
+
+    def run_calls(self):
+        calls.append(None)
+        if len(calls) > 1:
+            assert both_failed.wait(TIMEOUT)
+        raise_unexpected()
+
+    def fail(self, *args):
+        standard_fail(self, *args)
+        failed.append(args)
+        if len(failed) == 2:
+            both_failed.set()
+
+    standard_fail = Collector.fail
+    monkeypatch.setattr(Collector, "_run_calls", run_calls)
+    monkeypatch.setattr(Collector, "fail", fail)
+    pending = pool.apply_async(wait_long)
+    kill(pool._pool[0])
+    assert type(error_of(pending)) is WorkerLostError
+    # When the second of these tasks fails, the task handler has finished with the first.
+    for result in [pool.apply_async(add, (1,)), pool.apply_async(add, (2,))]:
+        assert type(error_of(result)) is WorkerLostError
 
 
 def test_result_handler_and_the_cause(pool, monkeypatch):

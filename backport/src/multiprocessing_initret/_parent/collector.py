@@ -164,6 +164,8 @@ class Collector:
     def _handle_failure(self, error: BaseException) -> None:
         if self._has_failed:
             self.has_ended = True
+            # Race: tasks may have been sent since the first failure.
+            self._on_failure(error)
             raise EOFError("the result handler cannot continue") from error
         self._has_failed = True
         self._on_failure(error)
