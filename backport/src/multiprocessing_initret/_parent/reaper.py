@@ -122,7 +122,7 @@ class Reaper:
         self.generation = max(self.generation, worker.generation + 1)
         # A forked worker does not import the main module, so it can only have been interrupted.
         code: "Any" = worker.exitcode
-        if code < 0 or getattr(worker._popen, "method", "") == "fork":
+        if code < 0 or worker.start_method == "fork":
             self._killed_at_start += 1
         else:
             self._failed_at_start += 1
@@ -145,8 +145,8 @@ class Reaper:
         If a fork server is killed, all its processes are reported to have exited with code
         255, although they are still running.
         """
-        method: "Any" = getattr(worker._popen, "method", "")
-        is_reported = worker.exitcode == UNKNOWN_EXITCODE and method == "forkserver"
+        is_forkserver = worker.start_method == "forkserver"
+        is_reported = worker.exitcode == UNKNOWN_EXITCODE and is_forkserver
         if is_reported and hasattr(select, "poll"):  # eventlet removes it
             poller = select.poll()
             poller.register(worker.reader, 0)  # reports a hangup only

@@ -93,9 +93,14 @@ class WorkerProcess:
             self.process = PlaceholderProcess()
 
     @property
+    def start_method(self) -> str:
+        """The method that the process was started with."""
+        return getattr(self._popen, "method", "")
+
+    @property
     def _is_child(self) -> bool:
         """Whether the process is a child of this process, not of a fork server."""
-        return getattr(self._popen, "method", "") in ("fork", "spawn")
+        return self.start_method in ("fork", "spawn")
 
     def watch_process(self) -> None:
         """Make the sentinel ready as soon as the process itself has exited.
