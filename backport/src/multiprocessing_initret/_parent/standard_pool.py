@@ -21,7 +21,7 @@ interpreter with _REQUIRED before the first pool is created.
 """
 
 import functools
-import platform
+import sys
 import threading
 import types
 import weakref
@@ -110,9 +110,9 @@ def raise_if_missing(package: str, missing: "List[str]") -> None:
     """Raise :exc:`RuntimeError` if an interpreter lacks names that this package relies on."""
     if missing:
         raise RuntimeError(
-            f"expect_initret=True does not support {package} of Python "
-            f"{platform.python_version()}, which has no {', no '.join(missing)}: install a newer "
-            "release of multiprocessing-initret, or create the pool without expect_initret"
+            f"expect_initret=True does not support {package} of Python {sys.version.split()[0]}, "
+            f"which has no {', no '.join(missing)}: install a newer release of "
+            "multiprocessing-initret, or create the pool without expect_initret"
         )
 
 
