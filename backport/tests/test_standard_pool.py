@@ -1,5 +1,6 @@
 """Private names of ``multiprocessing.pool``: an interpreter that lacks one is not supported."""
 
+import functools
 import multiprocessing
 import multiprocessing.pool
 import multiprocessing.queues
@@ -67,6 +68,43 @@ def test_missing_name(monkeypatch, path, name):
         standard_pool.check("multiprocessing")
     text = str(caught.value)
     assert missing in text and "Python 3" in text and "install a newer release" in text
+
+
+def decorated(function):
+    """Decorate a function as tracers do."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwds):
+        return function(*args, **kwds)
+
+    return wrapper
+
+
+def decorate(monkeypatch, owner, name):
+    value = vars(owner)[name]
+    kind = type(value)
+    is_method = kind in (staticmethod, classmethod)
+    function = decorated(value.__func__ if is_method else value)
+    monkeypatch.setattr(owner, name, kind(function) if is_method else function)
+
+
+def test_decorated_functions(monkeypatch, make_pool):
+    """A program or a tracer may have decorated the functions of multiprocessing."""
+    for path in {path for path, name in required() if name is not None}:
+        owner, name, _ = find(path)
+        decorate(monkeypatch, owner, name)
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        from multiprocessing import popen_forkserver
+
+        decorate(monkeypatch, popen_forkserver.Popen, "_launch")
+    decorate(monkeypatch, multiprocessing.context.BaseContext, "Pool")
+    assert make_pool(1, int, (40,)).map_async(add, range(3)).get(TIMEOUT) == [40, 41, 42]
+    multiprocessing_initret.install()
+    try:
+        with multiprocessing.Pool(1, int, (40,), expect_initret=True) as pool:
+            assert pool.map_async(add, range(3)).get(TIMEOUT) == [40, 41, 42]
+    finally:
+        multiprocessing_initret.uninstall()
 
 
 def test_constructor_checks_the_interpreter(monkeypatch):

@@ -102,6 +102,7 @@ def _replacements(package: str) -> "Iterable[Tuple[Any, str, Any]]":
     for cls in (pool.Pool, pool.ThreadPool):
         yield cls, "__init__", _pool.constructor(cls)
     for function, ours in ((context.BaseContext.Pool, _context_pool), (dummy.Pool, _dummy_pool)):
+        function = packages.unwrapped(function)
         # The defaults first, because another thread may call the function in between.
         yield function, "__kwdefaults__", ours.__kwdefaults__
         yield function, "__code__", ours.__code__

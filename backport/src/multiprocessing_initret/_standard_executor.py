@@ -37,6 +37,8 @@ import traceback
 from concurrent.futures import process as _process
 from concurrent.futures import thread as _thread
 
+from ._shared.packages import parameters, unwrapped
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Iterable, Iterator, List, Tuple
@@ -104,7 +106,7 @@ def _check(module: "Any", requirements: "_Requirements") -> None:
         function = module
         for attribute in path.split("."):
             function = getattr(function, attribute, None)
-        code: "Any" = getattr(function, "__code__", None)
+        code: "Any" = getattr(unwrapped(function), "__code__", None)
         if not hasattr(code, "co_names"):  # missing, or built in, such as object.__init__
             missing.append(path)
         else:
@@ -182,7 +184,7 @@ class ManagerThread:
         state: "Dict[str, Any]" = vars(self._thread)
         if _HAS_MANAGER_FUNCTION:
             function: "Any" = _process._queue_management_worker  # type: ignore[attr-defined]
-            state = dict(zip(function.__code__.co_varnames, state["_args"]))
+            state = dict(zip(parameters(function), state["_args"]))
         self._executor_reference = state["executor_reference"]
         self._processes = state["processes"]
         self._pending_work_items = state["pending_work_items"]

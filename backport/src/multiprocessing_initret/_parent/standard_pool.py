@@ -26,7 +26,7 @@ import threading
 import types
 import weakref
 
-from .._shared.packages import module, parameters
+from .._shared.packages import module, parameters, unwrapped
 from .._worker.tasks import map_chunk, starmap_chunk
 from .throttle import Throttle
 
@@ -90,7 +90,7 @@ def _missing(namespace: "Any", required: "Mapping[str, Tuple[str, ...]]") -> "It
             obj = getattr(obj, name, None)
         # A constructor that install() has replaced, or a class method.
         obj = getattr(obj, "standard", obj)
-        obj = getattr(obj, "__func__", obj)
+        obj = unwrapped(getattr(obj, "__func__", obj))
         code: "Any" = getattr(obj, "__code__", None)
         if obj is None or (names and code is None):
             yield f"{namespace.__name__}.{path}"
