@@ -119,13 +119,15 @@ class Reaper:
 
         :returns: why the pool must break; empty if it need not
         """
-        self.generation = max(self.generation, worker.generation + 1)
         # A forked worker does not import the main module, so it can only have been interrupted.
         code: "Any" = worker.exitcode
         if code < 0 or worker.start_method == "fork":
             self._killed_at_start += 1
+            # Ctrl-C may also have interrupted the workers that seem to have failed.
+            self._failed_at_start = self.generation = 0
         else:
             self._failed_at_start += 1
+            self.generation = max(self.generation, worker.generation + 1)
         have_failed = self.generation >= _MAX_GENERATIONS and self._failed_at_start >= self._size()
         is_any_healthy = any(state != STARTING for state in self.states())
         if is_any_healthy or not (have_failed or self._killed_at_start >= _MAX_KILLED_AT_START):
