@@ -59,7 +59,8 @@ def kill(worker):
 
 
 def living(pool):
-    return sum(worker.is_alive() for worker in list(pool._pool) if worker.pid)
+    # Not is_alive(): it may be True while another thread receives the exit code of the process.
+    return sum(worker.exitcode is None for worker in list(pool._pool) if worker.pid)
 
 
 def test_pool_has_its_full_size_again(make, make_fork_fail, log):
@@ -182,7 +183,7 @@ def wait_until(condition):
         time.sleep(0.01)
 
 def living():
-    return sum(worker.is_alive() for worker in list(pool._pool) if worker.pid)
+    return sum(worker.exitcode is None for worker in list(pool._pool) if worker.pid)
 
 if __name__ == "__main__":
     os.dup2(os.open("log", os.O_WRONLY | os.O_CREAT), 2)
