@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import select
 import shutil
+import sys
 import tempfile
 import threading
 import weakref
@@ -52,8 +53,17 @@ def test_keyword_arguments_of_any_name(kind):
         assert result == dict(names, initret=40)
         with pytest.raises(TypeError):
             executor.submit()
-        with pytest.raises(TypeError):
-            executor.submit(fn=dict)
+
+
+@with_initializers
+def test_function_as_a_keyword_argument(kind):
+    """This is deprecated since Python 3.8, and an error since 3.9."""
+    with make(kind, 1, identity, (40,)) as executor:
+        if sys.version_info < (3, 9):
+            assert executor.submit(fn=add, item=1).result(TIMEOUT) == 41
+        else:
+            with pytest.raises(TypeError, match="positional argument"):
+                executor.submit(fn=add, item=1)
 
 
 @with_initializers
@@ -123,6 +133,23 @@ def test_map_with_an_object_that_is_not_callable(kind, chunksize):
         with pytest.raises(TypeError, match="not callable"):
             list(executor.map(5, [1, 2], chunksize=chunksize, timeout=TIMEOUT))
         assert executor.submit(add, 1).result(TIMEOUT) == 41
+
+
+def forward(fn, *args, **kwds):
+    return fn(*args, **kwds)
+
+
+@with_initializers
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_submit_wraps_the_function(kind, chunksize):
+    """A subclass may pass another function to submit(), which map() calls."""
+    if kind == "interpreters":
+        pytest.skip("an interpreter cannot import this module")
+    with make(kind, 1, identity, (40,)) as executor:
+        executor.submit = functools.partial(executor.submit, forward)
+        assert executor.submit(add, 1).result(TIMEOUT) == 41
+        results = executor.map(add, range(3), chunksize=chunksize, timeout=TIMEOUT)
+        assert list(results) == [40, 41, 42]
 
 
 @with_initializers

@@ -1,5 +1,6 @@
 """Everything that multiprocessing can pass to a process can be among initargs."""
 
+import collections
 import functools
 import multiprocessing
 import multiprocessing.managers
@@ -98,6 +99,7 @@ class Argument:
 
     seen = True
     done = None
+    is_leaf = True  # refers to no other object, so that objects beside it are shared
 
     def __init__(self, context):
         self.context = context
@@ -312,6 +314,8 @@ class ProxyWithItsKey(Proxy):
 
 
 class RegisteredArgument(Argument):
+    is_leaf = False
+
     def make(self):
         self.seen = "registered"
         if self.context.get_start_method() != "fork":
@@ -389,7 +393,7 @@ def test_each_kind_of_argument(start_method, cls, position):
         with pool_of(start_method, 1, return_with_large, initargs) as pool:
             seen, shared = call(pool, use_argument, cls)
         assert seen == argument.seen
-        assert shared or start_method == "fork"
+        assert shared or start_method == "fork" or not argument.is_leaf
         assert argument.done is None or argument.now() == argument.done
     finally:
         argument.close()
@@ -433,3 +437,64 @@ def test_initializer_with_a_large_buffer(spawning_method):
     initializer = Table(bytearray(b"1" * MIB)).initialize
     with pool_of(spawning_method, 1, initializer) as pool:
         assert call(pool, is_shared_here) == (b"1" * MIB, True)
+
+
+#
+# Objects that occur more than once
+#
+
+
+class History(collections.deque):
+    """A deque with a reduction that is not that of its base class."""
+
+
+class Node:
+    """An object that contains itself, and counts how often its state is set."""
+
+    def __init__(self):
+        self.itself = self
+        self.count = 0
+
+    def __getstate__(self):
+        return dict(vars(self))
+
+    def __setstate__(self, state):
+        vars(self).update(state, count=vars(self).get("count", 0) + 1)
+
+
+def look_at_twice(item, initret):
+    (history, same), node, same_node = initret
+    return list(history), history is same, node is same_node, node.itself is node, node.count
+
+
+def return_all(*args):
+    return args
+
+
+def test_object_that_occurs_twice(start_method):
+    history, node = History([1, 2]), Node()
+    with pool_of(start_method, 1, return_all, ([history, history], node, node)) as pool:
+        seen = call(pool, look_at_twice, None)
+    assert seen == ([1, 2], True, True, True, int(start_method != "fork"))
+
+
+class OnlyForProcesses:
+    """An object that can be pickled only while a process is being started."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __getstate__(self):
+        multiprocessing.context.assert_spawning(self)
+        return dict(vars(self))
+
+
+def is_one_object(item, initret):
+    data, other = initret
+    return other.data is data
+
+
+def test_object_pickled_apart_refers_to_another(start_method):
+    data = ["data"]
+    with pool_of(start_method, 1, return_all, (data, OnlyForProcesses(data))) as pool:
+        assert call(pool, is_one_object, None)

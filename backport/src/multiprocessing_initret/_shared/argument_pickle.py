@@ -1,5 +1,6 @@
 """The pickle of a pool's initializer and initargs, which the parent makes once."""
 
+import contextlib
 import copyreg
 import functools
 import io
@@ -36,6 +37,10 @@ _FOR_ANY_PROCESS = (
     array,
 )
 
+# Modules whose objects refer to no objects of the program if they are pickled apart, as those of
+# multiprocessing itself.
+_MODULES_OF_LEAVES = ("_ctypes", "multiprocessing", "socket", "torch")
+
 
 class ArgumentPickle:
     """Pickle of a sequence of objects, in memory that processes can receive.
@@ -48,7 +53,8 @@ class ArgumentPickle:
 
     Objects that can be pickled only while a process is being started (locks, queues,
     connections), or are pickled differently then (a manager's proxies), are pickled apart, for
-    each process.  The streams contain placeholders for them.
+    each process.  The streams contain placeholders for them.  If such an object may refer to
+    others, which might be in the streams too, all objects are pickled apart.
 
     :param objects: the objects
     :param package: name of the package that starts the processes
@@ -69,7 +75,13 @@ class ArgumentPickle:
                 break
             except _OrderChanged:
                 pass
-        self.memory, self.index = self._store(package, stream, buffers)
+        self.memory: "Any" = None
+        self.index = 0
+        if all(_is_leaf(obj, package) for obj in self.apart):
+            self.memory, self.index = self._store(package, stream, buffers)
+        else:
+            # One pickle, so that an object to which two others refer stays one object.
+            self.order, self.plain, self.apart = [], [], [tuple(objects)]
 
     @property
     def plain_size(self) -> int:
@@ -83,18 +95,24 @@ class ArgumentPickle:
         buffers: "List[pickle.PickleBuffer]" = []
         pickler = _pickler_class(package)(stream, 5, buffer_callback=buffers.append)
         pickler.prepare(self.apart)
+        has_order_changed = False
         for i, following in zip(self.order, [*self.order[1:], None]):
             pickler.level = levels[i]
             pickler.highest_level = _NOWHERE if following is None else levels[following]
             pickler.needed = set()
-            try:
+            if has_order_changed:
+                # Only find out the levels of the other objects.
+                if levels[i] == _NOWHERE:
+                    break
+                pickler.highest_level = levels[i]
+            with contextlib.suppress(_OrderChanged):
                 pickler.dump(objects[i])
-            finally:
-                levels[i] = pickler.level
-            if pickler.level > pickler.highest_level:
-                raise _OrderChanged  # a pickler written in Python has caught the first one
+            levels[i] = pickler.level
+            has_order_changed |= pickler.level > pickler.highest_level
             if pickler.level < _NOWHERE:
                 self.plain.append((stream.tell(), pickler.needed))
+        if has_order_changed:
+            raise _OrderChanged
         return stream, buffers
 
     def _store(
@@ -110,6 +128,12 @@ class ArgumentPickle:
         index = aligned(position)
         parts.append((index, memoryview(ends).cast("B")))
         return Memory(package, parts, index + 8 * len(ends)), index
+
+
+def _is_leaf(obj: "Any", package: str) -> bool:
+    """Return whether an object that is pickled apart refers to no objects of the program."""
+    names = {package, *_MODULES_OF_LEAVES}
+    return any(cls.__module__.partition(".")[0] in names for cls in type(obj).__mro__)
 
 
 class _OrderChanged(Exception):
@@ -137,6 +161,7 @@ def _pickler_class(package: str) -> "Any":
             self.dispatch_table = {**copyreg.dispatch_table, **registered}
             self._apart = apart
             self._modes: "Dict[type, int]" = {}
+            self._reduced: "Dict[int, Any]" = {}
 
         def reducer_override(self, obj: "Any") -> "Any":
             cls = type(obj)
@@ -149,8 +174,10 @@ def _pickler_class(package: str) -> "Any":
                 self._require_global(obj)
                 return NotImplemented
             self._raise_level(_NOWHERE)
-            if mode == _INTO_STREAM:
+            # PyPy's pickler calls this method before it looks for the object in its memo.
+            if mode == _INTO_STREAM or id(obj) in self._reduced:
                 return NotImplemented
+            self._reduced[id(obj)] = obj
             if mode == _INTO_STREAM_IF_POSSIBLE:
                 try:
                     return obj.__reduce_ex__(5)

@@ -85,7 +85,8 @@ class ReceivedInitArgs(InitArgs):
     """An :class:`InitArgs` as a non-forked worker receives it.
 
     :param package: name of the package that starts the processes
-    :param apart: pickle of the objects that are pickled for each process
+    :param apart: pickle of the objects that are pickled for each process, or, without a memory,
+        of a list that contains the sequence of all objects
     :param memory: memory of the :class:`ArgumentPickle`, or None if all objects are apart
     :param index: offset of the index in the memory
     :param order: indexes of the objects, in the order of their streams
@@ -129,7 +130,8 @@ class ReceivedInitArgs(InitArgs):
         finally:
             unpickler.apart = ()
         self._memory.close()
-        return tuple(objects[self._order.index(i)] for i in range(len(self._order)))
+        by_index = dict(zip(self._order, objects))
+        return tuple(by_index[i] for i in range(len(by_index)))
 
 
 def preload(

@@ -108,11 +108,20 @@ class MapFunction:
         return _bind, (self._fn,)
 
     @staticmethod
-    def is_in(fn: "Any") -> bool:
-        """Return whether a function to be submitted runs a chunk of a ``map()``."""
-        return isinstance(fn, functools.partial) and any(
-            isinstance(arg, MapFunction) for arg in fn.args
+    def is_in(arg: "Any") -> bool:
+        """Return whether an argument of ``submit()`` is a function that runs a chunk of a map()."""
+        return isinstance(arg, functools.partial) and any(
+            isinstance(bound, MapFunction) for bound in arg.args
         )
+
+
+def accept_initret(arg: "Any") -> "Any":
+    """Make a function that runs a chunk of a ``map()`` accept initret, which it does not need."""
+    return functools.partial(_run_chunk, arg) if MapFunction.is_in(arg) else arg
+
+
+def _run_chunk(run: "Callable[..., Any]", *args: "Any", initret: "Any") -> "Any":
+    return run(*args)
 
 
 def _bind(fn: "Callable[..., Any]") -> "Callable[..., Any]":
