@@ -155,3 +155,25 @@ def test_callback_terminates_the_pool(make_pool, make_thread_pool, tmp_path, met
         assert result_or_exception(inside) is None or is_lost(
             result_or_exception(inside), "terminated"
         )
+
+
+def test_terminated_pool_calls_no_callbacks(make_pool, tmp_path):
+    """As in the standard pool: nothing has failed, and they might wait for terminate()."""
+    pool, path, called = make_pool(1), str(tmp_path / "inside"), []
+    callbacks = {"callback": called.append, "error_callback": called.append}
+    results = [
+        pool.apply_async(block, (path,), **callbacks),
+        pool.map_async(add, range(3), 1, **callbacks),
+    ]
+    wait_until(lambda: os.path.exists(path))
+    pool.terminate()
+    assert all(is_lost(result_or_exception(result), "terminated") for result in results)
+    assert not called
+
+
+@pytest.mark.parametrize("method", ["map", "map_async", "starmap"])
+def test_chunksize_is_not_an_integer(make_pool, make_thread_pool, method):
+    for pool in make_pool(1), make_thread_pool(1):
+        with pytest.raises(TypeError, match="chunksize must be an integer, not float"):
+            getattr(pool, method)(add, [1, 2], chunksize=1.5)
+        check_pool(pool)

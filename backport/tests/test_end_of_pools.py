@@ -139,7 +139,7 @@ def test_daemon_thread_prints_nothing_when_the_interpreter_exits(python, tmp_pat
 
 def use_in_child(pool, name):
     """Call a method of the parent's pool; return its exception as text."""
-    args = () if name in ("close", "join", "terminate") else (add, [1])
+    args = () if name == "join" else (add, [1])
     try:
         getattr(pool, name)(*args)
     except RuntimeError as error:
@@ -157,6 +157,8 @@ def test_pool_in_a_forked_child(pool, by):
     reader, writer = context.Pipe(duplex=False)
 
     def run():
+        with pool:
+            pool.close()
         writer.send([use_in_child(pool, name) for name in standard_pool.METHODS])
         own = multiprocessing_initret.ThreadPool(1, int, (40,), expect_initret=True)
         writer.send(own.map_async(add, range(6), chunksize=1).get(TIMEOUT))

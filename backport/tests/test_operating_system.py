@@ -251,3 +251,27 @@ def test_out_of_memory(python, tmp_path, start_method, memory_cgroup):
     if start_method != "forkserver" or FORK_SERVER_REPORTS_SIGNALS:
         assert "was killed by SIGKILL (possibly by the kernel's out-of-memory killer)" in lost
     assert lines == ["41", "42", "43", "44", "45"]
+
+
+LIMITED_FILES = """
+import multiprocessing, resource, sys
+import multiprocessing_initret
+
+def length(number, initret):
+    return len(initret)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+    pool = multiprocessing_initret.Pool
+    initargs = (bytearray(2 * 10**6),)
+    with pool(1, bytearray, initargs, context=context, expect_initret=True) as pool:
+        print(pool.map_async(length, [1]).get(50))
+"""
+
+
+@posix
+def test_size_of_files_is_limited(python, tmp_path, start_method):
+    """On Linux the limit applies to shared memory; then each worker gets a copy."""
+    (tmp_path / "program.py").write_text(LIMITED_FILES)
+    assert python("program.py", start_method) == "[2000000]\n"

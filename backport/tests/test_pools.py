@@ -257,3 +257,52 @@ class OwnInitPool(multiprocessing.pool.Pool):
 
 def test_subclass_with_own_init(installed):
     check_and_terminate(OwnInitPool(2, expect_initret=True))
+
+
+REPLACED_PICKLER = """
+import copyreg, io, multiprocessing, pickle, sys
+from multiprocessing import connection, queues, reduction
+
+class Pickler(pickle._Pickler):
+    registered = reduction.ForkingPickler._extra_reducers
+    uses = 0
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        Pickler.uses += 1
+        self.dispatch_table = {**copyreg.dispatch_table, **self.registered}
+
+    @classmethod
+    def dumps(cls, obj, protocol=None):
+        file = io.BytesIO()
+        cls(file, protocol).dump(obj)
+        return file.getbuffer()
+
+    loads = pickle.loads
+
+if sys.argv[2] == "for processes":
+    reduction.ForkingPickler = Pickler
+else:
+    connection._ForkingPickler = queues._ForkingPickler = Pickler
+
+import multiprocessing_initret
+
+def has_pickled(number, initret):
+    return initret, Pickler.uses > 0
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    pool = multiprocessing_initret.Pool
+    with pool(1, int, (40,), context=context, expect_initret=True) as pool:
+        pool.map(has_pickled, [1])
+        before = Pickler.uses
+        print(pool.map(has_pickled, [1]), Pickler.uses > before)
+"""
+
+
+@pytest.mark.parametrize("use", ["for processes", "for tasks"])
+def test_replaced_pickler(python, tmp_path, start_method, use):
+    """A program may replace the pickler of multiprocessing, for example by that of dill."""
+    (tmp_path / "program.py").write_text(REPLACED_PICKLER)
+    for_tasks = use == "for tasks"
+    assert python("program.py", start_method, use) == f"[(40, {for_tasks})] {for_tasks}\n"

@@ -33,6 +33,22 @@ def test_more_processes(start_method):
         pool.join()
 
 
+def test_no_processes(start_method):
+    """A known recipe stops the replacement of workers."""
+    with create_pool(start_method, 2) as pool:
+        pool._processes = 0
+        assert pool.map_async(add, range(3)).get(TIMEOUT) == [40, 41, 42]
+
+
+def test_list_of_workers(start_method):
+    """Programs compare it with the list of all children."""
+    with create_pool(start_method, 2) as pool:
+        children = set(multiprocessing.active_children())
+        assert all(child in pool._pool for child in children)
+        assert set(pool._pool) == children
+        assert sorted(map(repr, pool._pool)) == sorted(map(repr, children))
+
+
 def exit_while_file_exists(path, log):
     with open(log, "a") as file:
         file.write("called\n")

@@ -66,6 +66,36 @@ def test_minimum_size_is_some_mebibytes():
         assert uses_template(pool)
 
 
+def return_identity(initret):
+    return multiprocessing.current_process()._identity, multiprocessing.current_process().name
+
+
+def test_template_is_not_counted(any_size):
+    """Programs derive numbers from the identities of workers, and count their children."""
+    before = CONTEXT.Process()._identity[-1]
+    with pool_of(["table"], processes=3) as pool:
+        assert uses_template(pool)
+        assert len(multiprocessing.active_children()) == 3
+        names = {worker.name for worker in pool._pool}
+        assert names == {f"ForkServerPoolWorker-{before + 1 + i}" for i in range(3)}
+        identity, name = call(pool, return_identity)
+        assert name in names and name.endswith(f"-{identity[-1]}")
+
+
+def count_handlers(initret):
+    return len(multiprocessing.get_logger().handlers)
+
+
+def test_workers_log_each_line_once(any_size):
+    logger = multiprocessing.log_to_stderr()
+    try:
+        with pool_of(["table"]) as pool:
+            assert uses_template(pool) and call(pool, count_handlers) == 1
+    finally:
+        logger.handlers.clear()
+        multiprocessing.util._log_to_stderr = False
+
+
 @cpython
 def test_table_is_loaded_once(any_size):
     with pool_of(make_table(), maxtasksperchild=1) as pool:

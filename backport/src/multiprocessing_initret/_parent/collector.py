@@ -35,7 +35,7 @@ class Collector:
     :param pipes: the result pipes
     :param tasks: the task pipe, which holds the task of each message
     :param pool_module: ``multiprocessing.pool``
-    :param pickler: ``multiprocessing.reduction.ForkingPickler``
+    :param pickler: the class of the picklers of connections
     :param section: the pool's critical section
     :param log: function that logs a line
     :param on_failure: function that receives an unexpected exception in the result handler,

@@ -26,7 +26,7 @@ def missing_name_hint() -> str:
         )
     if hasattr(sys, "ps1") or hasattr(main, "get_ipython"):
         return f"workers cannot import what is defined in an interactive session: {_ADVICE}"
-    if sys.argv[:1] == ["-c"]:
+    if getattr(sys, "argv", [])[:1] == ["-c"]:  # a program that embeds Python may have no argv
         return f"workers cannot import what is defined by python -c: {_ADVICE}"
     if _is_read_from_stdin(main):
         return f"workers cannot import a program that is read from stdin: {_ADVICE}"

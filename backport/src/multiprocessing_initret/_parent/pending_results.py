@@ -10,7 +10,7 @@ from .standard_pool import is_iterator, silence_waiting_threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List
+    from typing import Any, Callable, List, Tuple
 
 # Time, in seconds, that another thread may need to finish constructing a result.  The
 # standard constructor adds the result to the cache before it has set all attributes.
@@ -74,21 +74,35 @@ def pending_results_class(cache_class: "Any") -> "Any":
             finally:
                 self._in_callback.remove(job)
 
-        def fail_all(self, error: WorkerLostError, is_exiting: bool = False) -> None:
+        def fail_all(self, error: WorkerLostError) -> None:
             """Complete all pending results with an exception.
 
             Call this only when no other thread will complete results any more.
+            """
+            for job, result in self._unfinished():
+                self._fail(job, result, error)
+
+        def cancel_all(self, error: WorkerLostError, is_exiting: bool) -> None:
+            """Complete all pending results of a terminated pool, without calling callbacks.
+
+            The standard pool does not call them either.  They might wait for a lock that the
+            caller of ``terminate()`` holds, or report errors although there is none.
 
             :param error: the exception
             :param is_exiting: whether the interpreter is exiting.  Threads that wait for a
                 result are daemons then.  They are not woken, because they would print the
                 exception although the program has done nothing wrong.
             """
-            for job, result in list(self.items()):
-                if job not in self._in_callback:
-                    if is_exiting:
-                        silence_waiting_threads(result)
-                    self._fail(job, result, error)
+            for job, result in self._unfinished():
+                result._error_callback = None
+                if is_exiting:
+                    silence_waiting_threads(result)
+                self._fail(job, result, error)
+
+        def _unfinished(self) -> "List[Tuple[int, Any]]":
+            # list() is atomic; other threads add and remove results meanwhile.
+            items = list(self.items())
+            return [(job, result) for job, result in items if job not in self._in_callback]
 
         def _fail(self, job: int, result: "Any", error: Exception) -> None:
             if is_iterator(result):

@@ -32,7 +32,7 @@ import sys
 import time
 import weakref
 
-from .._shared.packages import log_warning, module
+from .._shared.packages import log_warning, module, pickler_class
 from .._shared.record import Records
 from .._worker.process import Channel, run_process
 from .._worker.tasks import raise_error
@@ -74,7 +74,7 @@ class ProcessSupervisor(Supervisor):
         self._ctx = pool._ctx
         if self._ctx.get_start_method() == "forkserver":
             raise_if_missing(package, template.check(package))
-        self._pickler = module(package, "reduction").ForkingPickler
+        self._pickler = pickler_class(package)
         self._wait = module(package, "connection").wait
         self._section = CriticalSection()
         # A bound method would refer to this object.  The parts would then be in a reference

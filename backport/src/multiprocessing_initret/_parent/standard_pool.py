@@ -81,6 +81,7 @@ _REQUIRED_WITH_BUFFERSIZE = {
     "IMapIterator.__init__": ("_buffersize_sema",),
 }
 _REQUIRED_OF_QUEUES = {"SimpleQueue.__init__": ("_reader", "_writer", "_rlock")}
+_REQUIRED_OF_CONNECTIONS: "Dict[str, Tuple[str, ...]]" = {"_ForkingPickler": ()}
 
 
 def _missing(namespace: "Any", required: "Mapping[str, Tuple[str, ...]]") -> "Iterator[str]":
@@ -127,6 +128,7 @@ def check(package: str) -> None:
     missing = [
         *_missing(pool, _REQUIRED),
         *_missing(module(package, "queues"), _REQUIRED_OF_QUEUES),
+        *_missing(module(package, "connection"), _REQUIRED_OF_CONNECTIONS),
     ]
     if hasattr(pool, "_PoolCache"):
         missing += _missing(pool, _REQUIRED_WITH_NOTIFIER)
@@ -347,8 +349,8 @@ def silence_waiting_threads(result: "Any") -> None:
         result._event = threading.Event()
 
 
-#: Names of the public methods, which raise an exception in a forked child.
+#: Names of the methods that would hang in a forked child, and raise an exception there.
 METHODS: "List[str]" = [
     *("apply", "apply_async", "map", "map_async", "starmap", "starmap_async"),
-    *("imap", "imap_unordered", "close", "join", "terminate"),
+    *("imap", "imap_unordered", "join"),
 ]

@@ -18,6 +18,7 @@ terminated as soon as nothing refers to it.
 """
 
 import functools
+import operator
 import os
 import threading
 import time
@@ -122,6 +123,13 @@ class Supervisor:
         *args: "Any",
         **kwds: "Any",
     ) -> "Any":
+        if chunksize is not None:
+            # Otherwise the task handler would raise an exception.
+            try:
+                chunksize = operator.index(chunksize)
+            except TypeError:
+                message = f"chunksize must be an integer, not {type(chunksize).__name__}"
+                raise TypeError(message) from None
         # Race: another thread may close the pool while an iterable without a length is read.
         # The standard method checks that the pool is running before it reads the iterable, and
         # would add tasks to a closed pool.
@@ -130,7 +138,7 @@ class Supervisor:
         # The standard method divides by the number of workers, which is 0 if all of them
         # have just been killed.
         if chunksize is None and hasattr(iterable, "__len__"):
-            chunksize = -(-len(iterable) // (4 * self._standard.size()))
+            chunksize = -(-len(iterable) // (4 * max(1, self._standard.size())))
         map_async = self._standard.standard("_map_async")
         return map_async(func, iterable, mapper, chunksize, *args, **kwds)
 
@@ -211,7 +219,7 @@ class Supervisor:
 
     def _fail_pending(self) -> None:
         if self._results is not None:
-            self._results.fail_all(
+            self._results.cancel_all(
                 WorkerLostError("the pool was terminated before this task had finished"),
                 is_exiting=self._standard.module.util.is_exiting(),
             )
@@ -242,9 +250,10 @@ def _refuse(pid: int, name: str, *args: "Any", **kwds: "Any") -> None:
 
 
 def _disown_pools() -> None:
-    """Make every method of the parent's pools raise an exception in a forked child.
+    """Make methods of the parent's pools raise an exception in a forked child.
 
-    The threads of a pool are not forked with it, so its tasks would hang.
+    The threads of a pool are not forked with it, so its tasks would hang.  close() and terminate()
+    do nothing in a child, as in the standard pool.
     """
     for pool, pid in list(_pools.items()):
         for name in standard_pool.METHODS:

@@ -65,6 +65,18 @@ class WorkerProcess:
     def __getattr__(self, name: str) -> "Any":
         return getattr(self.process, name)
 
+    # The pool's list of workers contains what the standard pool's contains, as far as programs
+    # can tell.
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self.process
+
+    def __hash__(self) -> int:
+        return hash(self.process)
+
+    def __repr__(self) -> str:
+        return repr(self.process)
+
     # The pool sets name and daemon, which __getattr__() does not cover.
 
     @property

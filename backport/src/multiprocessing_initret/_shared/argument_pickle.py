@@ -54,7 +54,8 @@ class ArgumentPickle:
     Objects that can be pickled only while a process is being started (locks, queues,
     connections), or are pickled differently then (a manager's proxies), are pickled apart, for
     each process.  The streams contain placeholders for them.  If such an object may refer to
-    others, which might be in the streams too, all objects are pickled apart.
+    others, which might be in the streams too, or if the system provides no memory, all objects
+    are pickled apart.
 
     :param objects: the objects
     :param package: name of the package that starts the processes
@@ -78,8 +79,9 @@ class ArgumentPickle:
         self.memory: "Any" = None
         self.index = 0
         if all(_is_leaf(obj, package) for obj in self.apart):
-            self.memory, self.index = self._store(package, stream, buffers)
-        else:
+            with contextlib.suppress(OSError):  # no memory, or RLIMIT_FSIZE, which limits it
+                self.memory, self.index = self._store(package, stream, buffers)
+        if self.memory is None:
             # One pickle, so that an object to which two others refer stays one object.
             self.order, self.plain, self.apart = [], [], [tuple(objects)]
 

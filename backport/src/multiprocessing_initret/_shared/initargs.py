@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 PICKLES_ONCE = pickle.HIGHEST_PROTOCOL >= 5
 
 
+def _pickler_of_processes(package: str) -> "Any":
+    # Not the module reduction: a program may set the attribute `reducer` of a context.
+    return module(package, "context").reduction.ForkingPickler
+
+
 class InitArgs:
     """The initializer and initargs of a pool, pickled once for all its workers.
 
@@ -40,6 +45,16 @@ class InitArgs:
         """
         objects: "Tuple[Any, ...]" = self._objects
         return objects
+
+    @property
+    def is_pickled_once(self) -> bool:
+        """Whether the objects are pickled once, and not for each process.
+
+        A program may have replaced the pickler of process objects, which then pickles these
+        objects, too.
+        """
+        pickler = _pickler_of_processes(self._package)
+        return PICKLES_ONCE and pickler.__module__ == self._package + ".reduction"
 
     def pickle(self) -> "ArgumentPickle":
         """Return the pickle of the objects, which is made on the first call."""
@@ -67,12 +82,12 @@ class InitArgs:
         module(self._package, "context").assert_spawning(self)
         apart: "List[Any]" = [self._objects]
         location: "Tuple[Any, ...]" = ()
-        if PICKLES_ONCE:
+        if self.is_pickled_once:
             shared = self.pickle()
             apart, location = shared.apart, (shared.memory, shared.index, shared.order)
         # A pickle within the pickle of the process: if these objects cannot be unpickled, load()
         # raises the exception, as it does for the objects in memory.
-        pickled = bytes(module(self._package, "reduction").ForkingPickler.dumps(apart))
+        pickled = bytes(_pickler_of_processes(self._package).dumps(apart))
         return ReceivedInitArgs, (self._package, pickled, *location)
 
 
@@ -109,7 +124,7 @@ class ReceivedInitArgs(InitArgs):
     def load(self) -> "Tuple[Any, ...]":
         if not self._objects:
             if isinstance(self._apart, bytes):
-                self._apart = module(self._package, "reduction").ForkingPickler.loads(self._apart)
+                self._apart = _pickler_of_processes(self._package).loads(self._apart)
             self._objects = self._load_from_memory() if self._memory else tuple(self._apart[0])
         objects: "Tuple[Any, ...]" = self._objects
         return objects

@@ -12,7 +12,7 @@ import sys
 import time
 
 from .._shared.messages import HEADER, RESULT_HEADER
-from .._shared.packages import module
+from .._shared.packages import module, pickler_class
 from .._shared.record import (
     HOLDING,
     INITIALIZED,
@@ -98,7 +98,7 @@ class RecordedTasks(Tasks):
     def __init__(
         self, package: str, inqueue: "Any", initargs: "InitArgs", hint: str, channel: Channel
     ) -> None:
-        self._loads = module(package, "reduction").ForkingPickler.loads
+        self._loads = pickler_class(package).loads
         self._record: "Record" = channel.record
         self._parent_is_alive = _parent_watch(package, channel.parent_pid)
         super().__init__(package, inqueue, initargs, hint, channel.defers_initializer)
@@ -162,7 +162,7 @@ class Results:
 
     def __init__(self, package: str, writer: "Any", tasks: RecordedTasks) -> None:
         self._exception_with_traceback = module(package, "pool").ExceptionWithTraceback
-        self._pickler = module(package, "reduction").ForkingPickler
+        self._pickler = pickler_class(package)
         self._send_bytes = writer.send_bytes
         self._tasks = tasks
         # The worker's loop closes the reader of its result queue.  This queue has no reader.
