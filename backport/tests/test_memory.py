@@ -9,7 +9,7 @@ import subprocess
 
 import initargs_support
 import pytest
-from conftest import TIMEOUT, linux
+from conftest import TIMEOUT, linux, wait_until
 from initargs_support import (
     MIB,
     Buffers,
@@ -255,7 +255,8 @@ def test_files_are_released(python, tmp_path, short_tmp_path, start_method, end,
     files, warnings = printed.split("\n", 1)
     files = {tuple(map(int, file.split("-"))) for file in files.split()}
     assert len(files) == (1 if start_method == "fork" else 2)  # the records, and the pickle
-    assert not files & files_in_use()
+    # A process closes its stdout before its other files.
+    wait_until(lambda: not files & files_in_use())
     for entry in os.scandir("/dev/shm"):
         assert identity_of_file(entry.path) not in files and semaphores not in entry.name
     # The resource tracker removes the semaphores of a killed process, with a warning.
