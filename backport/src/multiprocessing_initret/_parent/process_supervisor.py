@@ -191,6 +191,10 @@ class ProcessSupervisor(Supervisor):
         """Send each worker a sentinel, and wait until all workers have exited."""
         for _ in self._workforce.workers:
             self._task_pipe.send(None, 0, self._pickler.dumps(None))
+        if self._standard.is_task_handler_terminated():
+            # terminate() waits for the workers.  A fork server sends an exit code once: if two
+            # threads wait for it, one of them stores UNKNOWN_EXITCODE.
+            return
         self._workforce.wait_for_exit()
         if not self._workforce.is_stopped:
             # Otherwise terminate() closes it, after all workers have exited.

@@ -220,6 +220,10 @@ class StandardPool:
         state = pool._worker_handler._state
         return bool(state == self.module.RUN or (pool._cache and state != self.module.TERMINATE))
 
+    def is_task_handler_terminated(self) -> bool:
+        """Return whether :meth:`stop_handlers` has been called; called by the task handler."""
+        return bool(getattr(threading.current_thread(), "_state", None) == self.module.TERMINATE)
+
     def throttle(self, result: "Any", tasks: "Iterator[Any]") -> Throttle:
         """Replace the semaphore of an ``imap(buffersize=...)`` by a throttle, and return that."""
         pool: "Any" = self._weak_pool()
