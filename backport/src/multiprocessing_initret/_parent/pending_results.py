@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import sys
 import time
 
@@ -37,11 +38,25 @@ def pending_results_class(cache_class: "Any") -> "Any":
         def __init__(self, is_running: "Callable[[], bool]", **kwargs: "Any") -> None:
             super().__init__(**kwargs)
             self._is_running = is_running
+            self._pid = os.getpid()
             # Jobs whose callbacks are running.  They have their value already and will be
             # completed by the thread that runs the callback.
             self._in_callback: "List[int]" = []
 
+        def check_process(self) -> None:
+            """Raise :exc:`RuntimeError` in a forked child of the process that created the pool.
+
+            The threads of the pool are not forked with it, so nothing would complete a result.
+            """
+            pid = os.getpid()
+            if pid != self._pid:
+                raise RuntimeError(
+                    f"a pool of process {self._pid} was used in process {pid}, which was forked "
+                    "from it: use a pool only in the process that created it"
+                )
+
         def __setitem__(self, job: int, result: "Any") -> None:
+            self.check_process()
             # The result's constructor calls this, after setting the callbacks and before
             # any value can arrive.
             for name in ("_callback", "_error_callback"):

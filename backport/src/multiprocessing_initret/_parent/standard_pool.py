@@ -351,10 +351,3 @@ def silence_waiting_threads(result: "Any") -> None:
         result._cond = threading.Condition(threading.Lock())
     else:
         result._event = threading.Event()
-
-
-#: Names of the methods that would hang in a forked child, and raise an exception there.
-METHODS: "List[str]" = [
-    *("apply", "apply_async", "map", "map_async", "starmap", "starmap_async"),
-    *("imap", "imap_unordered", "join"),
-]

@@ -8,6 +8,7 @@ three threads, and the callers of the pool, call these functions:
     any caller       Pool._map_async                   Supervisor._map_async
                      Pool._guarded_task_generation     Supervisor._generate_tasks
                      Pool._cache                       PendingResults
+                     Pool.join                         Supervisor._join
     worker handler   Pool.Process                      Supervisor.process
     task handler     Pool._quick_put                   ProcessSupervisor._send
     result handler   Pool._quick_get                   Collector.get
@@ -17,13 +18,9 @@ The pool's threads refer to the supervisor.  Therefore it must not refer to the 
 terminated as soon as nothing refers to it.
 """
 
-import functools
 import operator
-import os
 import threading
 import time
-import weakref
-from multiprocessing import util
 
 from .._shared.errors import WorkerLostError
 from .._shared.inherited_locks import drop_inherited_locks
@@ -42,9 +39,6 @@ if TYPE_CHECKING:
 # Time, in seconds, after which terminate() stops waiting for a task handler that is blocked
 # in an iterable.
 _ITERABLE_TIMEOUT = 1.0
-
-# Maps each pool with expect_initret to the id of the process that created it.
-_pools: "weakref.WeakKeyDictionary[Any, int]" = weakref.WeakKeyDictionary()
 
 
 class _PlaceholderThread:
@@ -83,8 +77,8 @@ class Supervisor:
             _terminate_pool=self.terminate,
             _map_async=self._map_async,
             _guarded_task_generation=self._generate_tasks,
+            join=self._join,
         )
-        _pools[pool] = os.getpid()
         module(package, "util").register_after_fork(self, drop_inherited_locks)
 
     def constructed(self) -> None:
@@ -141,6 +135,10 @@ class Supervisor:
             chunksize = -(-len(iterable) // (4 * max(1, self._standard.size())))
         map_async = self._standard.standard("_map_async")
         return map_async(func, iterable, mapper, chunksize, *args, **kwds)
+
+    def _join(self) -> None:
+        self._results.check_process()
+        self._standard.standard("join")()
 
     # -- Task handler --------------------------------------------------------------------
 
@@ -240,28 +238,3 @@ class ThreadSupervisor(Supervisor):
     """Supervisor of a ``ThreadPool``."""
 
     _run = staticmethod(run_thread)
-
-
-def _refuse(pid: int, name: str, *args: "Any", **kwds: "Any") -> None:
-    raise RuntimeError(
-        f"{name}() of a pool of process {pid} was called in process {os.getpid()}, which was "
-        "forked from it: use a pool only in the process that created it"
-    )
-
-
-def _disown_pools() -> None:
-    """Make methods of the parent's pools raise an exception in a forked child.
-
-    The threads of a pool are not forked with it, so its tasks would hang.  close() and terminate()
-    do nothing in a child, as in the standard pool.
-    """
-    for pool, pid in list(_pools.items()):
-        for name in standard_pool.METHODS:
-            setattr(pool, name, functools.partial(_refuse, pid, name))
-    _pools.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown_pools)
-else:  # Windows, and before Python 3.7, where this covers the children of multiprocessing
-    util.register_after_fork(_pools, lambda _: _disown_pools())
