@@ -42,6 +42,10 @@ class Worker:
     def __init__(self):
         self.reader, self.writer = multiprocessing.Pipe(duplex=False)
         self.unread = MessageBuffer()
+        self.error = WorkerLostError("killed")
+
+    def lost_error(self):
+        return self.error
 
     def send(self, number, value, succeeded=True, description=b""):
         head = RESULT_HEADER.pack(number, len(description))
@@ -123,32 +127,38 @@ def test_worker_that_is_added_later(parts):
 
 def test_removed_worker(parts):
     """The results of a removed worker are delivered before its unfinished task fails."""
-    error = WorkerLostError("killed")
     parts.worker.send(1, 1)
     parts.worker.writer.close()
-    parts.collector.remove_worker(parts.worker, 2, error)
+    parts.collector.remove_worker(parts.worker, 2)
     assert parts.get() == (100, 10, (True, 1))
-    assert parts.get() == (200, 20, (False, error))
+    assert parts.get() == (200, 20, (False, parts.worker.error))
     assert parts.log == ["killed"] and parts.worker.reader.closed
 
 
 def test_removed_worker_that_had_finished_its_task(parts):
     parts.worker.send(1, 1)
     parts.worker.writer.close()
-    parts.collector.remove_worker(parts.worker, 1, WorkerLostError("killed"))
+    parts.collector.remove_worker(parts.worker, 1)
     assert parts.get() == (100, 10, (True, 1))
     parts.collector.fail(5, 6, LookupError)
     assert parts.get() == (5, 6, (False, LookupError))
     assert parts.log == []
 
 
+def test_removed_worker_whose_pipe_is_open(parts):
+    """A child that the worker has forked has the pipe open, so that there is no end of the pipe."""
+    parts.worker.send(1, 1)
+    parts.collector.remove_worker(parts.worker, 2)
+    assert parts.get() == (100, 10, (True, 1))
+    assert parts.get() == (200, 20, (False, parts.worker.error))
+
+
 @posix
 def test_removed_worker_with_half_a_message(parts):
-    error = WorkerLostError("killed")
     parts.worker.writer._send(b"\0\0\1\0half")
     parts.worker.writer.close()
-    parts.collector.remove_worker(parts.worker, 2, error)
-    assert parts.get() == (200, 20, (False, error))
+    parts.collector.remove_worker(parts.worker, 2)
+    assert parts.get() == (200, 20, (False, parts.worker.error))
 
 
 def test_fail_all(parts):

@@ -19,16 +19,13 @@ class Worker:
         self.exitcode = exitcode
         self.start_method = start_method
 
-    def lost_error(self):
-        return None
-
 
 class Pool:
     """A reaper, whose workers exit as the tests say."""
 
     def __init__(self):
         self._records = Records("multiprocessing", reaper._MAX_KILLED_AT_START)
-        collector = types.SimpleNamespace(remove_worker=lambda worker, number, error: None)
+        collector = types.SimpleNamespace(remove_worker=lambda worker, number: None)
         self.reaper = reaper.Reaper(lambda: SIZE, self._records, None, collector)
 
     def start(self, state=STARTING, **kwds):

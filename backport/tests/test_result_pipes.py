@@ -75,6 +75,21 @@ def test_end_of_a_pipe(pipes):
     assert pipes.receive(worker) is None
 
 
+def test_empty_pipe(pipes):
+    """Nothing waits for a message that does not come."""
+    worker = Worker()
+    pipes.add(worker)
+    if WINDOWS:
+        assert not pipes.has_data(worker)
+        worker.writer.send_bytes(b"one")
+    else:
+        with pytest.raises(BlockingIOError):
+            pipes.receive(worker)
+        worker.writer.send_bytes(b"one")
+    assert pipes.has_data(worker)
+    assert [bytes(message) for message in pipes.receive(worker)] == [b"one"]
+
+
 def test_wake_up(pipes):
     """Many calls of wake() write one message; otherwise they would fill the pipe."""
     for _ in range(100):

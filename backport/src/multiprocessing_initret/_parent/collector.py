@@ -191,15 +191,13 @@ class Collector:
         else:
             self.call_soon(self._pipes.add, worker)
 
-    def remove_worker(
-        self, worker: "WorkerProcess", number: "Optional[int]", error: "Optional[BaseException]"
-    ) -> None:
+    def remove_worker(self, worker: "WorkerProcess", number: "Optional[int]") -> None:
         """Deliver the results that a worker had sent before it exited, and close its pipe.
 
-        :param number: number of the message whose task the worker had not finished, or None
-        :param error: exception to fail that task with, and to log, if the result has not arrived
+        :param number: number of the message whose task the worker may not have finished, or None;
+            if its result has not arrived, the task fails, and that is logged
         """
-        self.call_soon(self._remove_worker, worker, number, error)
+        self.call_soon(self._remove_worker, worker, number)
 
     def fail(self, job: int, index: int, error: BaseException) -> None:
         """Fail a task that could not be sent."""
@@ -223,28 +221,27 @@ class Collector:
             function, args = self._calls.popleft()
             function(*args)
 
-    def _remove_worker(
-        self, worker: "WorkerProcess", number: "Optional[int]", error: "Optional[BaseException]"
-    ) -> None:
+    def _remove_worker(self, worker: "WorkerProcess", number: "Optional[int]") -> None:
         try:
-            with contextlib.suppress(OSError):  # Windows: the end of the pipe
-                while not self._has_failed and worker.reader.poll() and self._receive(worker):
-                    pass
+            # Until there is nothing to read or, on Windows, the end of the pipe is reached.
+            with contextlib.suppress(OSError):
+                while not self._has_failed and self._pipes.has_data(worker):
+                    if not self._receive(worker):
+                        break
             self._pipes.remove(worker)
             worker.reader.close()
         finally:
-            if number is not None and error is not None and self._fail_message(number, error):
+            task = None if number is None else self._tasks.pop(number)
+            if task is not None:
+                error = worker.lost_error()
+                self._ready.append((*task, (False, error)))
                 self._log(str(error))
-
-    def _fail_message(self, number: int, error: BaseException) -> bool:
-        task = self._tasks.pop(number)
-        if task is not None:
-            self._ready.append((*task, (False, error)))
-        return task is not None
 
     def _fail_all(self, error: BaseException) -> None:
         for number in self._tasks.in_flight():
-            self._fail_message(number, error)
+            task = self._tasks.pop(number)
+            if task is not None:
+                self._ready.append((*task, (False, error)))
 
 
 def _ignore(error: BaseException) -> None:

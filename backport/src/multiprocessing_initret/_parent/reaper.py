@@ -108,10 +108,7 @@ class Reaper:
             self._has_exited_in_initializer = True
             self._records.integers[INITIALIZED] = 0
         self._records.release(worker.record)
-        if has_task and not is_broken:
-            self._collector.remove_worker(worker, number, worker.lost_error())
-        else:
-            self._collector.remove_worker(worker, None, None)
+        self._collector.remove_worker(worker, number if has_task and not is_broken else None)
         return state
 
     def _count_exit_at_start(self, worker: "WorkerProcess") -> str:

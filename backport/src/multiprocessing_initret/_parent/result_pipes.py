@@ -79,11 +79,19 @@ class ResultPipes:
         raise NotImplementedError
 
     def receive(self, worker: "WorkerProcess") -> "Optional[List[Message]]":
-        """Read from a worker's pipe.
+        """Read from a worker's pipe, after :meth:`wait` or :meth:`has_data` has returned.
 
         :returns: the messages that are complete now, or None at the end of the pipe
+        :raises BlockingIOError: if there is nothing to read (POSIX)
         """
         raise NotImplementedError
+
+    def has_data(self, worker: "WorkerProcess") -> bool:
+        """Return whether :meth:`receive` may be called for a worker that has exited.
+
+        On POSIX it may always be called: it does not wait.
+        """
+        return True
 
     def close(self) -> None:
         """Close the pipes of all workers."""
@@ -126,7 +134,9 @@ class PosixResultPipes(ResultPipes):
         self._poller.register(fd, _READABLE)
 
     def add(self, worker: "WorkerProcess") -> None:
-        self._register(worker.reader.fileno(), worker)
+        fd = worker.reader.fileno()
+        os.set_blocking(fd, False)
+        self._register(fd, worker)
 
     def remove(self, worker: "WorkerProcess") -> None:
         # This must precede closing the descriptor: forked workers have inherited the pipe, so
@@ -183,6 +193,9 @@ class WindowsResultPipes(ResultPipes):
             return [TruncatedMessage(RESULT_HEADER.pack(number, 0))]
         except (EOFError, OSError):
             return None
+
+    def has_data(self, worker: "WorkerProcess") -> bool:
+        return bool(worker.reader.poll())
 
     def _discard_rest(self, handle: int) -> None:
         error = _winapi.ERROR_MORE_DATA  # type: ignore[attr-defined,unused-ignore]

@@ -94,18 +94,14 @@ class Workforce:
 
     # -- Reap, in the worker handler or the task handler -----------------------------------
 
-    def reap(self, candidates: "Optional[List[WorkerProcess]]" = None) -> None:
-        """Reap workers that have exited, and recover the locks and messages they held.
-
-        :param candidates: the workers to look at, by default all
-        """
+    def reap(self) -> None:
+        """Reap workers that have exited, and recover the locks and messages they held."""
         reason, cause = "", None
         try:
             with self._section, self._lock:
                 if self.is_stopped:
                     return
-                workers = self.workers if candidates is None else candidates
-                exited = [worker for worker in workers if worker.exitcode is not None]
+                exited = [worker for worker in self.workers if worker.exitcode is not None]
                 reason = self._reaper.reap(exited, bool(self.broken))
         except Exception as error:
             # An exception would end the thread, and nothing would reap workers any more.
@@ -154,17 +150,21 @@ class Workforce:
         """Wait until all workers have exited.  Called after sentinels have been sent to them.
 
         A worker may be killed meanwhile while it holds the lock that the others wait for.
-        Therefore exited workers are reaped, too.
+        Therefore exited workers are reaped at least every :data:`_REAP_INTERVAL` seconds, and
+        not more often: each time, the result handler wakes up.
         """
         deadline = time.monotonic() + TERMINATION_TIMEOUT
         while self.workers and not self.is_stopped:
-            worker = self.workers[0]
-            worker.join(_REAP_INTERVAL)
-            if worker.exitcode is not None:
-                self.reap([worker])
-            else:
-                self.reap()
-                if self.broken and time.monotonic() > deadline:
+            next_reap = time.monotonic() + _REAP_INTERVAL
+            for worker in list(self.workers):
+                remaining = next_reap - time.monotonic()
+                if remaining <= 0:
+                    break
+                if worker.exitcode is None:
+                    worker.join(remaining)
+            self.reap()
+            if self.broken and time.monotonic() > deadline:
+                for worker in list(self.workers):
                     worker.kill()
 
     def terminate(self) -> None:
