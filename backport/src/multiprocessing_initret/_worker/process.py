@@ -46,24 +46,35 @@ _EXIT_TIMEOUT = 10.0
 _MAX_ATOMIC = getattr(select, "PIPE_BUF", sys.maxsize)
 
 
-def _parent_watch(package: str, parent_pid: "Optional[int]") -> "Callable[[], bool]":
+def _parent_watch(package: str, reader: "Any", parent_pid: "Optional[int]") -> "Callable[[], bool]":
     """Return a function that reports whether the process that owns the pool is alive.
 
+    :param reader: the end of the task pipe that workers read from
     :param parent_pid: pid of that process if it is the parent of this one, otherwise None
     """
-    # When the parent of a forked or spawned process exits, getppid() changes, except on Windows.
-    # It does not change under a fork server, which lives as long as its children.
-    getppid = os.getppid if os.name == "posix" else int
+    if os.name != "posix":
+        # None before Python 3.8.
+        parent = getattr(module(package, "process"), "parent_process", lambda: None)()
+        return lambda: parent is None or parent.is_alive()
+
     # The parent may have died before this line, so that getppid() has changed already.
-    ppid = parent_pid if parent_pid is not None and os.name == "posix" else getppid()
-    # Since Python 3.8, multiprocessing.parent_process() exists.  It does not suffice under fork:
-    # other workers inherit the end of the pipe whose closing would show that the parent exited.
-    parent = getattr(module(package, "process"), "parent_process", lambda: None)()
+    ppid = os.getppid() if parent_pid is None else parent_pid
 
     def is_alive() -> bool:
-        return getppid() == ppid and (parent is None or parent.is_alive())
+        # Under a fork server, getppid() does not change when the owner of the pool exits.  Under
+        # fork, a child of the owner may have inherited the other end of the pipe.
+        return os.getppid() == ppid and not _is_hung_up(reader)
 
     return is_alive
+
+
+def _is_hung_up(reader: "Any") -> bool:
+    """Return whether no process can write to a pipe."""
+    if not hasattr(select, "poll"):  # eventlet removes it
+        return False
+    poller = select.poll()
+    poller.register(reader, 0)
+    return bool(poller.poll(0))
 
 
 class Channel:
@@ -100,7 +111,7 @@ class RecordedTasks(Tasks):
     ) -> None:
         self._loads = pickler_class(package).loads
         self._record: "Record" = channel.record
-        self._parent_is_alive = _parent_watch(package, channel.parent_pid)
+        self._parent_is_alive = _parent_watch(package, inqueue._reader, channel.parent_pid)
         super().__init__(package, inqueue, initargs, hint, channel.defers_initializer)
 
     def _initialize(self) -> None:
