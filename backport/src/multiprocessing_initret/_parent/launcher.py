@@ -4,6 +4,7 @@ import os
 
 from .._shared.errors import WorkerLostError
 from .main_module import startup_failure_hint
+from .worker_process import METHODS_OF_CHILDREN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Launcher:
 
     def _parent_pid(self, process: "Any") -> "Optional[int]":
         method = getattr(process, "_start_method", None) or self._ctx.get_start_method()
-        return os.getpid() if method in ("fork", "spawn") else None
+        return os.getpid() if method in METHODS_OF_CHILDREN else None
 
     def _start_process(self, process: "Any") -> bool:
         # Deadlock: the result handler may unpickle a result whose module is being imported by a

@@ -150,6 +150,7 @@ class StandardPool:
     def __init__(self, pool: "Any", package: str) -> None:
         self.module = module(package, "pool")
         self._weak_pool = weakref.ref(pool)
+        self._worker_parameters = parameters(self.module.worker)
         self._replaced: "Dict[str, Callable[[], Any]]" = {}
 
     # Set the attributes that the constructor and the threads use.
@@ -267,7 +268,7 @@ class StandardPool:
         :returns: the former as attributes; the latter in their order, with None in the
             places of the former
         """
-        names = parameters(self.module.worker)
+        names = self._worker_parameters
         replaced = {name: arg for name, arg in zip(names, args) if name in _REQUIRED["worker"]}
         others = [None if name in replaced else arg for name, arg in zip(names, args)]
         return types.SimpleNamespace(**replaced), (*others, *args[len(names) :])

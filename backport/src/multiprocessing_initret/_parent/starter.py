@@ -47,7 +47,8 @@ class Starter:
         self._workforce = workforce
         self._wait = wait
         self._log = log
-        self._constructing: "Optional[threading.Thread]" = threading.current_thread()
+        # Identifier of the thread that is constructing the pool.
+        self._constructing: "Optional[int]" = threading.get_ident()
         self._has_failed = False
 
     def constructed(self) -> None:
@@ -56,7 +57,7 @@ class Starter:
 
     def is_constructing(self) -> bool:
         """Return whether this thread is constructing the pool."""
-        return threading.current_thread() is self._constructing
+        return threading.get_ident() == self._constructing
 
     def create(self, make_process: "Callable[[Channel], Any]") -> "Any":
         """Return a worker that is not started yet.
@@ -64,7 +65,8 @@ class Starter:
         :param make_process: returns a process object for a channel, which is completed when
             the process is started
         """
-        self._workforce.reap()
+        if not self.is_constructing():  # later, the worker handler reaps these workers, too
+            self._workforce.reap()
         if not self._workforce.accepts_workers():
             return PlaceholderProcess()
         channel = Channel()

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Time, in seconds, to wait for another thread to store an exit code that it has received.
 _EXITCODE_TIMEOUT = 0.1
 
+#: Start methods of processes that are children of this process, not of a fork server.
+METHODS_OF_CHILDREN = ("fork", "spawn")
+
 #: Exit code of a process that has exited, if the system does not report how it exited.
 UNKNOWN_EXITCODE = 255
 
@@ -112,7 +115,7 @@ class WorkerProcess:
     @property
     def _is_child(self) -> bool:
         """Whether the process is a child of this process, not of a fork server."""
-        return self.start_method in ("fork", "spawn")
+        return self.start_method in METHODS_OF_CHILDREN
 
     def watch_process(self) -> None:
         """Make the sentinel ready as soon as the process itself has exited.
@@ -121,13 +124,15 @@ class WorkerProcess:
         becomes ready only when all of them have exited, too.  On Linux, since Python 3.9, a
         descriptor of the process itself replaces the pipe.
         """
-        if self._is_child and hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):  # no descriptors, or an old kernel
-                pidfd = os.pidfd_open(self.pid)
-                try:
-                    os.dup2(pidfd, self.process.sentinel, inheritable=False)
-                finally:
-                    os.close(pidfd)
+        popen = self.process._popen
+        if getattr(popen, "method", "") not in METHODS_OF_CHILDREN or not hasattr(os, "pidfd_open"):
+            return
+        try:
+            pidfd = os.pidfd_open(popen.pid)
+        except OSError:  # no descriptors, or an old kernel
+            return
+        os.dup2(pidfd, popen.sentinel, inheritable=False)
+        os.close(pidfd)
 
     @property
     def exitcode(self) -> "Optional[int]":
