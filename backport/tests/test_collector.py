@@ -49,7 +49,7 @@ class Worker:
 
     def send(self, number, value, succeeded=True, description=b""):
         head = RESULT_HEADER.pack(number, len(description))
-        self.writer.send_bytes(head + description + pickle.dumps((succeeded, value)))
+        self.writer.send_bytes(head + pickle.dumps((succeeded, value)) + description)
 
 
 class Parts:

@@ -123,3 +123,25 @@ def test_result_cannot_be_unpickled(make_pool, package):
     found = results_and_exceptions(pool.imap(raise_two_arguments, range(3)))
     assert [type(error) for error in found] == [MaybeEncodingError] * 3
     check_pool(pool)
+
+
+class Recorded(Exception):
+    """An exception whose repr writes a file."""
+
+    def __repr__(self):
+        open(self.args[0], "w").close()
+        return "Recorded"
+
+
+def raise_recorded(path, size, initret):
+    raise Recorded(path, bytes(size))
+
+
+def test_repr_of_a_large_exception(make_pool, tmp_path):
+    """It might need a multiple of the memory that the exception itself takes."""
+    pool, path = make_pool(), tmp_path / "called"
+    for size in 2**20, 1:
+        with pytest.raises(Recorded):
+            pool.apply_async(raise_recorded, (str(path), size)).get(TIMEOUT)
+        assert path.exists() == (size == 1)
+    check_pool(pool)

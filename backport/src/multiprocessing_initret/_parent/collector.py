@@ -133,7 +133,7 @@ class Collector:
         section.thread = threading.get_ident()
         try:
             with self.unpickling_lock:
-                result = self._loads(message[RESULT_HEADER.size + description_size :])
+                result = self._loads(message[RESULT_HEADER.size :])  # ignores the description
         except BaseException as error:
             result = False, self._unpickling_error(error, message, description_size)
         finally:
@@ -150,7 +150,7 @@ class Collector:
             return MemoryError("not enough memory to receive the result")
         if isinstance(reason, Exception) and not description_size:
             return reason
-        description = bytes(message[RESULT_HEADER.size : RESULT_HEADER.size + description_size])
+        description = bytes(message[-description_size:]) if description_size else b""
         text, _, traceback = description.decode("utf-8").partition("\0")
         try:
             error: Exception = self._module.MaybeEncodingError(reason, None)

@@ -41,6 +41,10 @@ _CHECK_INTERVAL = None if sys.platform == "darwin" else 3.0
 # Time, in seconds, after which the exit of a worker that an exception has ended is forced.
 _EXIT_TIMEOUT = 10.0
 
+# Size, in bytes, of the largest pickle of an exception that is sent with its description, because
+# the repr of a large object takes a multiple of the object's memory.
+_MAX_DESCRIBED = 2**20
+
 # Largest message that is written to a pipe completely or not at all.  On Windows, every
 # message is.
 _MAX_ATOMIC = getattr(select, "PIPE_BUF", sys.maxsize)
@@ -186,11 +190,14 @@ class Results:
             left an incomplete message in the pipe
         """
         succeeded, value = result = task_result[2]
-        description = b"" if succeeded else self._describe(value)
         message = io.BytesIO()
-        message.write(RESULT_HEADER.pack(self._tasks.number, len(description)))
-        message.write(description)
+        message.write(RESULT_HEADER.pack(self._tasks.number, 0))
         self._pickler(message, None).dump(result)
+        if not succeeded and message.tell() <= _MAX_DESCRIBED:
+            description = self._describe(value)
+            message.write(description)
+            message.seek(0)
+            message.write(RESULT_HEADER.pack(self._tasks.number, len(description)))
         view = message.getbuffer()
         if HEADER.size + len(view) <= _MAX_ATOMIC:
             # If this is interrupted, the worker's loop sends the exception as well.  The parent
