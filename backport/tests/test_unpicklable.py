@@ -1,5 +1,6 @@
 """Initializers, tasks and results that cannot be unpickled."""
 
+import multiprocessing.pool
 import os
 import sys
 
@@ -137,6 +138,10 @@ def raise_recorded(path, size, initret):
     raise Recorded(path, bytes(size))
 
 
+def raise_large(initret):
+    raise TwoArguments("x" * 2**20, 2)
+
+
 def test_repr_of_a_large_exception(make_pool, tmp_path):
     """It might need a multiple of the memory that the exception itself takes."""
     pool, path = make_pool(), tmp_path / "called"
@@ -144,4 +149,6 @@ def test_repr_of_a_large_exception(make_pool, tmp_path):
         with pytest.raises(Recorded):
             pool.apply_async(raise_recorded, (str(path), size)).get(TIMEOUT)
         assert path.exists() == (size == 1)
+    with pytest.raises(multiprocessing.pool.MaybeEncodingError, match="TwoArguments object"):
+        pool.apply_async(raise_large).get(TIMEOUT)
     check_pool(pool)

@@ -5,6 +5,7 @@ A worker may be killed between any two instructions, so it records each step in 
 """
 
 import _thread
+import contextlib
 import io
 import os
 import select
@@ -41,8 +42,8 @@ _CHECK_INTERVAL = None if sys.platform == "darwin" else 3.0
 # Time, in seconds, after which the exit of a worker that an exception has ended is forced.
 _EXIT_TIMEOUT = 10.0
 
-# Size, in bytes, of the largest pickle of an exception that is sent with its description, because
-# the repr of a large object takes a multiple of the object's memory.
+# Size, in bytes, of the largest pickle of an exception whose repr is made, because the repr of a
+# large object takes a multiple of the object's memory.
 _MAX_DESCRIBED = 2**20
 
 # Largest message that is written to a pipe completely or not at all.  On Windows, every
@@ -193,8 +194,8 @@ class Results:
         message = io.BytesIO()
         message.write(RESULT_HEADER.pack(self._tasks.number, 0))
         self._pickler(message, None).dump(result)
-        if not succeeded and message.tell() <= _MAX_DESCRIBED:
-            description = self._describe(value)
+        if not succeeded:
+            description = self._describe(value, message.tell())
             message.write(description)
             message.seek(0)
             message.write(RESULT_HEADER.pack(self._tasks.number, len(description)))
@@ -209,15 +210,20 @@ class Results:
         except BaseException as error:
             raise ResultInterrupted("sending a result was interrupted") from error
 
-    def _describe(self, error: "Any") -> bytes:
-        """Return the repr and the traceback of an exception that the parent may not unpickle."""
+    def _describe(self, error: "Any", size: int) -> bytes:
+        """Return the repr and the traceback of an exception that the parent may not unpickle.
+
+        :param size: size of its pickle in bytes; if that is large, only the type is described
+        """
         traceback = ""
         if isinstance(error, self._exception_with_traceback):
             error, traceback = error.exc, error.tb
-        try:
-            text = repr(error)
-        except Exception:
-            text = object.__repr__(error)
+        text = object.__repr__(error)
+        if size > _MAX_DESCRIBED:
+            traceback = ""  # contains str(error)
+        else:
+            with contextlib.suppress(Exception):
+                text = repr(error)
         return "\0".join((text, traceback)).encode("utf-8", "backslashreplace")
 
 
