@@ -8,6 +8,7 @@ pool in the same round.  Also prints the milliseconds of `import multiprocessing
 `multiprocessing.pool`.  The package must be installed, so that it is compiled only once.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -21,6 +22,8 @@ from measure import ratio, save, save_tables, table
 PROGRAM = pathlib.Path(__file__).with_name("startup_program.py")
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
 AT_A_TIME = 5  # pools of each kind before the next kind
+# New objects between two collections of the second generation.
+PERIOD = gc.get_threshold()[0] * (gc.get_threshold()[1] + 1)
 PACKAGES = {  # argument of startup_program.py: name in the table
     "standard": "standard pool",
     "install": "install(), multiprocessing.Pool",
@@ -52,7 +55,9 @@ def main():
         seconds = {package: [] for package in PACKAGES}
         for number in range(ROUNDS):
             for package in sorted(PACKAGES, reverse=number % 2):
-                seconds[package] += run(PROGRAM, method, AT_A_TIME, PACKAGE=package)
+                objects = number * PERIOD // ROUNDS if method == "forkserver" else 0
+                environment = {"PACKAGE": package, "OBJECTS": str(objects)}
+                seconds[package] += run(PROGRAM, method, AT_A_TIME, **environment)
         for package, name in PACKAGES.items():
             timed.append(({"name": f"{method}, {name}"}, seconds[package]))
             rows.append(

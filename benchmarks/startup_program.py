@@ -3,7 +3,7 @@
 startup.py runs this program in a new process for each PACKAGE: "standard", "install"
 (expect_initret=True in multiprocessing's own pool) and "class" (in this package's pool):
 
-    PACKAGE=standard python startup_program.py START_METHOD ROUNDS
+    PACKAGE=standard OBJECTS=0 python startup_program.py START_METHOD ROUNDS
 """
 
 import json
@@ -18,6 +18,9 @@ if PACKAGE != "standard":
 if PACKAGE == "install":
     multiprocessing_initret.install()
 WORKERS = 4
+# The workers of a fork server inherit its number of new objects.  Whether a garbage collection,
+# which takes up to five milliseconds, falls into their start depends on that number.
+OBJECTS = [[] for _ in range(int(os.environ["OBJECTS"]))]
 
 
 def set_global(value):

@@ -49,7 +49,7 @@ def test_calls_of_the_standard_pool():
 @pytest.mark.parametrize("package", ["standard", "install", "class"])
 @pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
 def test_startup_program(package, start_method):
-    assert len(run(HERE / "startup_program.py", start_method, 2, PACKAGE=package)) == 2
+    assert len(run(HERE / "startup_program.py", start_method, 2, PACKAGE=package, OBJECTS="9")) == 2
 
 
 def test_tasks(monkeypatch):
