@@ -125,6 +125,12 @@ class RecordedTasks(Tasks):
         self._record.records.integers[INITIALIZED] = 1
         self._record.set(RUNNING, self.number)
 
+    def clear(self) -> None:
+        # The process exits next.  Releasing everything else would take it 10 microseconds more.
+        self._initret = None
+        self._keyword.clear()
+        del self._initargs
+
     def _receive_function(self) -> "Callable[[], Any]":
         return self._receive_recorded
 
