@@ -46,7 +46,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
         def check_process(self) -> None:
             """Raise :exc:`RuntimeError` in a forked child of the process that created the pool.
 
-            The threads of the pool are not forked with it, so nothing would complete a result.
+            The child has none of the pool's threads, so nothing would complete a result.
             """
             pid = os.getpid()
             if pid != self._pid:

@@ -8,7 +8,6 @@ three threads, and the callers of the pool, call these functions:
     any caller       Pool._map_async                   Supervisor._map_async
                      Pool._guarded_task_generation     Supervisor._generate_tasks
                      Pool._cache                       PendingResults
-                     Pool.join                         Supervisor._join
     worker handler   Pool.Process                      Supervisor.process
     task handler     Pool._quick_put                   ProcessSupervisor._send
     result handler   Pool._quick_get                   Collector.get
@@ -77,7 +76,6 @@ class Supervisor:
             _terminate_pool=self.terminate,
             _map_async=self._map_async,
             _guarded_task_generation=self._generate_tasks,
-            join=self._join,
         )
         module(package, "util").register_after_fork(self, drop_inherited_locks)
 
@@ -135,10 +133,6 @@ class Supervisor:
             chunksize = -(-len(iterable) // (4 * max(1, self._standard.size())))
         map_async = self._standard.standard("_map_async")
         return map_async(func, iterable, mapper, chunksize, *args, **kwds)
-
-    def _join(self) -> None:
-        self._results.check_process()
-        self._standard.standard("join")()
 
     # -- Task handler --------------------------------------------------------------------
 

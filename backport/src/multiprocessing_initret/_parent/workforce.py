@@ -150,8 +150,8 @@ class Workforce:
         """Wait until all workers have exited.  Called after sentinels have been sent to them.
 
         A worker may be killed meanwhile while it holds the lock that the others wait for.
-        Therefore exited workers are reaped at least every :data:`_REAP_INTERVAL` seconds, and
-        not more often: each time, the result handler wakes up.
+        Therefore exited workers are reaped every :data:`_REAP_INTERVAL` seconds.  They are not
+        reaped one by one, because the result handler wakes up each time.
         """
         deadline = time.monotonic() + TERMINATION_TIMEOUT
         while self.workers and not self.is_stopped:
