@@ -104,7 +104,13 @@ def test_worker_of_a_broken_pool_that_ignores_sigterm(monkeypatch):
 
 
 DAEMON = """
-import multiprocessing, os, sys, threading
+import atexit, os, sys, threading
+
+# Called after the exit handler of multiprocessing, which is registered later.  Without it, the
+# interpreter would often exit before the thread can print anything.
+atexit.register(lambda: thread.join(0.5))
+
+import multiprocessing
 import multiprocessing_initret
 
 os.dup2(1, 2)
@@ -125,7 +131,8 @@ if __name__ == "__main__":
         started.set()
         result.next() if hasattr(result, "next") else result.get()
 
-    threading.Thread(target=use_pool, args=(sys.argv[1],), daemon=True).start()
+    thread = threading.Thread(target=use_pool, args=(sys.argv[1],), daemon=True)
+    thread.start()
     started.wait()
 """
 
