@@ -164,7 +164,7 @@ def write_pid_and_wait(path, initret=None):
     with open(path, "w") as file:
         file.write(str(os.getpid()))
     os.rename(path, path + ".pid")
-    time.sleep(TIMEOUT)
+    time.sleep(2 * TIMEOUT)  # longer than any test waits for what happens meanwhile
 
 
 def wait_for_pid(path):
