@@ -18,7 +18,8 @@ from multiprocessing_initret import WorkerLostError
 # On Windows, os.kill() terminates the process, and the number of the signal is its exit code.
 KILL = signal.SIGTERM if WINDOWS else signal.SIGKILL
 KILLED = "exited with code 15" if WINDOWS else "was killed by SIGKILL"
-# In Python 3.6 a fork server reports exit code 255 for every process that was killed.
+# In Python 3.6 a fork server reports exit code 255 for each process that was killed or that has
+# called os._exit().
 FORK_SERVER_REPORTS_SIGNALS = sys.version_info >= (3, 7)
 # Runs a test with multiprocess too, if it is installed.
 with_multiprocess = pytest.mark.parametrize("package", ["multiprocessing", "multiprocess"])

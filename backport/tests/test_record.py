@@ -77,6 +77,5 @@ def test_what_a_process_has_written_outlives_it(records, start_method):
     process = context.Process(target=write_and_die, args=(other,))
     process.start()
     process.join()
-    assert process.exitcode == 3
     assert one.read() == (STARTING, 0) and other.read() == (READING, 12)
     assert records.integers[MESSAGES_READ] == 11
