@@ -16,6 +16,7 @@ from multiprocessing_initret._shared.record import (
     WAITING,
     Records,
 )
+from pool_support import FORK_SERVER_REPORTS_SIGNALS
 
 STATES = [STARTING, INITIALIZING, WAITING, READING, HOLDING, RUNNING]
 
@@ -77,5 +78,7 @@ def test_what_a_process_has_written_outlives_it(records, start_method):
     process = context.Process(target=write_and_die, args=(other,))
     process.start()
     process.join()
+    if FORK_SERVER_REPORTS_SIGNALS or start_method != "forkserver":
+        assert process.exitcode == 3
     assert one.read() == (STARTING, 0) and other.read() == (READING, 12)
     assert records.integers[MESSAGES_READ] == 11
