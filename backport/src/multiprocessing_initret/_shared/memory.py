@@ -22,11 +22,12 @@ class PosixMemory:
     def __init__(self, package: str, parts: "Iterable[Tuple[int, Any]]", size: int) -> None:
         self._own(package, _anonymous_file(), size)
         os.ftruncate(self._fd, size)
-        # Writing new pages with write() is faster than storing to them through a mapping.
-        with open(self._fd, "wb", closefd=False) as file:
-            for offset, part in parts:
-                file.seek(offset)
-                file.write(part)
+        # Writing new pages with pwrite() is faster than storing to them through a mapping.
+        for offset, part in parts:
+            view = memoryview(part)
+            while view:  # pwrite() writes at most 2 GiB on Linux
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
 
     def _own(self, package: str, fd: int, size: int) -> None:
         self._package, self._fd, self._size = package, fd, size
