@@ -15,7 +15,6 @@ import contextlib
 import os
 import pickle
 import select
-import selectors
 import struct
 import threading
 import time
@@ -44,9 +43,6 @@ _SEND_INTERVAL = 0.1  # seconds after which a blocked send() checks whether the 
 
 # Size, in bytes, from which a message is written separately from its header, to save a copy.
 _LARGE = 16384
-
-# Either selector works without a descriptor of its own.  eventlet removes select.poll().
-_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 # A message that was sent: job and index of its task (job is None for a message that makes a
 # worker exit), its start and end among all bytes sent, and the size of its header.
@@ -210,8 +206,6 @@ class PosixTaskPipe(TaskPipe):
         self._removed_number = 0  # of a message that was removed while send() was writing it
         self._writer_fd = self._writer.fileno()
         os.set_blocking(self._writer_fd, False)
-        self._writable = _Selector()
-        self._writable.register(self._writer_fd, selectors.EVENT_WRITE)
 
     def send(self, job: "Any", index: int, message: "Any") -> bool:
         size = len(message)
@@ -241,7 +235,7 @@ class PosixTaskPipe(TaskPipe):
                 written = self._write_some(view)
             view = view[written:]
             if not written:
-                self._writable.select(_SEND_INTERVAL)
+                _wait_until_writable(self._writer_fd, _SEND_INTERVAL)
 
     def _write_some(self, data: "Any") -> int:
         """Write as many bytes as the pipe has room for, and return their number."""
@@ -255,10 +249,6 @@ class PosixTaskPipe(TaskPipe):
     def stop_workers(self, records: "Records") -> None:
         super().stop_workers(records)
         self._write_sentinel()
-
-    def close(self) -> None:
-        super().close()
-        self._writable.close()  # breaks the reference cycle of a selector
 
     def _write_sentinel(self) -> None:
         """Make a worker that is waiting for a message in the empty pipe exit."""
@@ -301,6 +291,15 @@ class PosixTaskPipe(TaskPipe):
 
     def _remove_some(self) -> None:
         os.read(self._reader.fileno(), 65536)
+
+
+def _wait_until_writable(fd: int, seconds: float) -> None:
+    if hasattr(select, "poll"):
+        poller = select.poll()
+        poller.register(fd, select.POLLOUT)
+        poller.poll(1000 * seconds)
+    else:  # eventlet removes it
+        select.select([], [fd], [], seconds)
 
 
 class WindowsTaskPipe(TaskPipe):
