@@ -28,6 +28,7 @@ class Launcher:
     A :class:`Starter` calls it.
 
     :param ctx: the context of the pool
+    :param pipe: ``multiprocessing.connection.Pipe``
     :param standard: the private attributes of the pool
     :param records: the records of the workers
     :param template: starts a fork server for this pool alone, if that is worthwhile
@@ -39,6 +40,7 @@ class Launcher:
     def __init__(
         self,
         ctx: "Any",
+        pipe: "Any",
         standard: "StandardPool",
         records: "Records",
         template: "Template",
@@ -46,6 +48,7 @@ class Launcher:
         unpickling_lock: "threading.Lock",
     ) -> None:
         self._ctx = ctx
+        self._pipe = pipe
         self._standard = standard
         self._records = records
         self._template = template
@@ -58,7 +61,7 @@ class Launcher:
         :raises Exception: any exception of ``Process.start()``
         """
         channel = worker.channel
-        worker.reader, channel.writer = self._ctx.Pipe(duplex=False)
+        worker.reader, channel.writer = self._pipe(duplex=False)
         record, is_started = None, False
         try:
             record = channel.record = self._records.acquire()

@@ -47,7 +47,7 @@ from .standard_pool import is_iterator, raise_if_missing
 from .starter import Starter
 from .supervisor import Supervisor
 from .task_pipe import task_pipe
-from .worker_process import PlaceholderProcess
+from .worker_process import PlaceholderProcess, WorkerProcess
 from .workforce import Workforce
 
 TYPE_CHECKING = False
@@ -75,7 +75,8 @@ class ProcessSupervisor(Supervisor):
         if self._ctx.get_start_method() == "forkserver":
             raise_if_missing(package, template.check(package))
         self._pickler = pickler_class(package)
-        self._wait = module(package, "connection").wait
+        connection = module(package, "connection")
+        self._wait, self._pipe = connection.wait, connection.Pipe
         self._section = CriticalSection()
         # A bound method would refer to this object.  The parts would then be in a reference
         # cycle, and stay open until the garbage collector runs.
@@ -119,38 +120,35 @@ class ProcessSupervisor(Supervisor):
             return PlaceholderProcess()
 
     def _create(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
-        replaced, others = self._standard.bind_worker_args(args)
-        initargs = self._prepare(replaced)
+        channel = Channel()
+        bound = self._bind(target, args, channel)
+        if not self._starter.accepts_worker():
+            return PlaceholderProcess()
+        process = self._standard.standard("Process")(
+            *context, target=run_process, args=bound, **kwds
+        )
+        return WorkerProcess(self._starter.start, process, channel)
 
-        def make_process(channel: Channel) -> "Any":
-            bound = target, others, replaced.inqueue, channel, initargs, self._hint
-            return self._standard.standard("Process")(
-                *context, target=run_process, args=(self._package, *bound), **kwds
-            )
-
-        return self._starter.create(make_process)
-
-    def _prepare(self, replaced: "Any") -> "Any":
-        initargs = super()._prepare(replaced)
-        if self._workforce is None:
-            self._template = template.Template(self._package, self._ctx, initargs)
-            records = Records(self._package, 2 * self._standard.size() + _SPARE_RECORDS)
-            reaper = Reaper(self._standard.size, records, self._task_pipe, self._collector)
-            self._workforce = Workforce(
-                self._section, records, reaper, self._task_pipe, self._collector, self._log
-            )
-            launcher = Launcher(
-                self._ctx,
-                self._standard,
-                records,
-                self._template,
-                reaper,
-                self._collector.unpickling_lock,
-            )
-            self._starter = Starter(
-                self._standard, self._section, launcher, self._workforce, self._wait, self._log
-            )
-        return initargs
+    def _prepare(self, initargs: "Any") -> None:
+        super()._prepare(initargs)
+        self._template = template.Template(self._package, self._ctx, initargs)
+        records = Records(self._package, 2 * self._standard.size() + _SPARE_RECORDS)
+        reaper = Reaper(self._standard.size, records, self._task_pipe, self._collector)
+        self._workforce = Workforce(
+            self._section, records, reaper, self._task_pipe, self._collector, self._log
+        )
+        launcher = Launcher(
+            self._ctx,
+            self._pipe,
+            self._standard,
+            records,
+            self._template,
+            reaper,
+            self._collector.unpickling_lock,
+        )
+        self._starter = Starter(
+            self._standard, self._section, launcher, self._workforce, self._wait, self._log
+        )
 
     # -- Task handler ----------------------------------------------------------------------
 

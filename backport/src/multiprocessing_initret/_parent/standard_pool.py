@@ -32,7 +32,7 @@ from .throttle import Throttle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 # Objects of the module, with the parameters that are bound by name (functions), or the names
 # that their code uses (constructors, which set the attributes that we read).
@@ -150,7 +150,10 @@ class StandardPool:
     def __init__(self, pool: "Any", package: str) -> None:
         self.module = module(package, "pool")
         self._weak_pool = weakref.ref(pool)
-        self._worker_parameters = parameters(self.module.worker)
+        names = parameters(self.module.worker)
+        #: positions, among the arguments of ``worker()``, of those that are replaced in a worker:
+        #: *inqueue*, *outqueue*, *initializer* and *initargs*
+        self.replaced_positions = tuple(names.index(name) for name in _REQUIRED["worker"])
         self._replaced: "Dict[str, Callable[[], Any]]" = {}
 
     # Set the attributes that the constructor and the threads use.
@@ -262,16 +265,17 @@ class StandardPool:
 
     # Bind the arguments of the standard functions by name.
 
-    def bind_worker_args(self, args: "Tuple[Any, ...]") -> "Tuple[Any, Tuple[Any, ...]]":
+    def split_worker_args(self, args: "Sequence[Any]") -> "Tuple[List[Any], List[Any]]":
         """Return the arguments of ``worker()`` that are replaced in the worker, and all others.
 
-        :returns: the former as attributes; the latter in their order, with None in the
-            places of the former
+        :returns: *inqueue*, *outqueue*, *initializer* and *initargs*; and all arguments in their
+            order, with None in the positions of these four
         """
-        names = self._worker_parameters
-        replaced = {name: arg for name, arg in zip(names, args) if name in _REQUIRED["worker"]}
-        others = [None if name in replaced else arg for name, arg in zip(names, args)]
-        return types.SimpleNamespace(**replaced), (*others, *args[len(names) :])
+        replaced, others = [], list(args)
+        for position in self.replaced_positions:
+            replaced.append(others[position])
+            others[position] = None
+        return replaced, others
 
     def bind_terminate_args(self, args: "Tuple[Any, ...]") -> "Any":
         """Return the arguments of ``_terminate_pool()`` as attributes."""

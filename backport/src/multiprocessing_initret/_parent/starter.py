@@ -2,9 +2,6 @@
 
 import threading
 
-from .._worker.process import Channel
-from .worker_process import PlaceholderProcess, WorkerProcess
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Optional
@@ -12,6 +9,7 @@ if TYPE_CHECKING:
     from .critical_section import CriticalSection
     from .launcher import Launcher
     from .standard_pool import StandardPool
+    from .worker_process import WorkerProcess
     from .workforce import Workforce
 
 # Shortest and longest pause, in seconds, before another attempt to start a worker.
@@ -59,20 +57,13 @@ class Starter:
         """Return whether this thread is constructing the pool."""
         return threading.get_ident() == self._constructing
 
-    def create(self, make_process: "Callable[[Channel], Any]") -> "Any":
-        """Return a worker that is not started yet.
-
-        :param make_process: returns a process object for a channel, which is completed when
-            the process is started
-        """
+    def accepts_worker(self) -> bool:
+        """Reap the workers that have exited, and return whether another one may be started."""
         if not self.is_constructing():  # later, the worker handler reaps these workers, too
             self._workforce.reap()
-        if not self._workforce.accepts_workers():
-            return PlaceholderProcess()
-        channel = Channel()
-        return WorkerProcess(self.start, make_process(channel), channel)
+        return self._workforce.accepts_workers()
 
-    def start(self, worker: WorkerProcess) -> bool:
+    def start(self, worker: "WorkerProcess") -> bool:
         """Start a worker, and return whether it has been started.
 
         A failed start is repeated while other workers are alive, because a lack of processes
@@ -93,7 +84,7 @@ class Starter:
             self._workforce.break_pool(f"{error!r} while a worker was started", error)
             return False
 
-    def _start_later(self, worker: WorkerProcess) -> bool:
+    def _start_later(self, worker: "WorkerProcess") -> bool:
         """Try to start a worker again and again, until the pool does not need it any more."""
         pause = _FIRST_PAUSE
         notifier = self._standard.change_notifier()
@@ -110,7 +101,7 @@ class Starter:
                 # state of the pool may have changed.
                 notifier.put(None)
 
-    def _try_to_start(self, worker: WorkerProcess) -> bool:
+    def _try_to_start(self, worker: "WorkerProcess") -> bool:
         if not self._workforce.accepts_workers():
             return False
         try:

@@ -86,23 +86,32 @@ class Supervisor:
 
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
         """Return a worker that is not started yet, as the pool's ``Process`` does."""
-        replaced, others = self._standard.bind_worker_args(args)
-        initargs = self._prepare(replaced)
-        args = target, others, replaced.inqueue, replaced.outqueue, initargs, self._hint
-        return self._standard.standard("Process")(
-            *context, target=self._run, args=(self._package, *args), **kwds
+        bound = self._bind(target, args)
+        return self._standard.standard("Process")(*context, target=self._run, args=bound, **kwds)
+
+    def _bind(self, target: "Any", args: "Any", channel: "Any" = None) -> "Tuple[Any, ...]":
+        """Return the arguments of the function that runs in a worker.
+
+        :param target: the target of the standard pool's process, usually ``worker()``
+        :param args: its arguments
+        :param channel: replaces the argument *outqueue*
+        """
+        standard = self._standard
+        (inqueue, outqueue, initializer, initargs), others = standard.split_worker_args(args)
+        if self._initargs is None:
+            self._prepare(InitArgs((initializer, *initargs), self._package))
+        return (
+            *(self._package, target, others, standard.replaced_positions),
+            *(inqueue, channel or outqueue, self._initargs, self._hint),
         )
 
-    def _prepare(self, replaced: "Any") -> InitArgs:
-        """Return the initializer and its arguments, as the workers receive them.
+    def _prepare(self, initargs: InitArgs) -> None:
+        """Called for the first worker, when the constructor has set the pool's attributes.
 
-        They are created, and the pool's cache is replaced, for the first worker: by then, the
-        constructor of the pool has set the attributes that are read here.
+        :param initargs: the initializer and its arguments, as the workers receive them
         """
-        if self._initargs is None:
-            self._initargs = InitArgs((replaced.initializer, *replaced.initargs), self._package)
-            self._results = self._standard.replace_cache(pending_results_class)
-        return self._initargs
+        self._initargs = initargs
+        self._results = self._standard.replace_cache(pending_results_class)
 
     # -- Callers -------------------------------------------------------------------------
 

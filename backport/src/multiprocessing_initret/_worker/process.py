@@ -28,7 +28,7 @@ from .tasks import Tasks, explain_missing_name, raise_error, run_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional, Tuple
+    from typing import Any, Callable, Optional, Sequence, Tuple
 
     from .._shared.initargs import InitArgs
     from .._shared.record import Record
@@ -236,7 +236,8 @@ class Results:
 def run_process(
     package: str,
     target: "Callable[..., object]",
-    args: "Tuple[Any, ...]",
+    args: "Sequence[Any]",
+    positions: "Sequence[int]",
     inqueue: "Any",
     channel: Channel,
     initargs: "InitArgs",
@@ -250,7 +251,7 @@ def run_process(
     tasks = RecordedTasks(package, inqueue, initargs, hint, channel)
     try:
         results = Results(package, channel.writer, tasks)
-        run_loop(package, target, args, tasks, results, tasks.initialize)
+        run_loop(target, args, positions, tasks, results, tasks.initialize)
     except BaseException:
         # SystemExit or KeyboardInterrupt.  The parent fails the task, and releases the lock of
         # the task pipe, when this process has exited.  The exit may hang: it waits for threads

@@ -7,11 +7,11 @@ the object that the initializer returned in this worker.
 
 import contextlib
 
-from .._shared.packages import module, parameters
+from .._shared.packages import module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
     from .._shared.initargs import InitArgs
 
@@ -183,9 +183,9 @@ class Tasks:
 
 
 def run_loop(
-    package: str,
     target: "Callable[..., object]",
-    args: "Tuple[Any, ...]",
+    args: "Sequence[Any]",
+    positions: "Sequence[int]",
     tasks: Tasks,
     outqueue: "Any",
     initialize: "Callable[[], None]",
@@ -193,24 +193,22 @@ def run_loop(
     """Run a worker's target, ``worker()`` or a subclass's own, with tasks bound to initret.
 
     :param args: the arguments of the target, in the order of the parameters of ``worker()``
+    :param positions: positions of *inqueue*, *outqueue*, *initializer* and *initargs* among them
     :param tasks: replaces the argument *inqueue*
     :param outqueue: replaces the argument *outqueue*
     :param initialize: replaces the argument *initializer*
     """
-    names = parameters(module(package, "pool").worker)
-    replacements = {
-        "inqueue": tasks,
-        "outqueue": outqueue,
-        "initializer": initialize,
-        "initargs": (),
-    }
-    target(*(replacements.get(name, arg) for name, arg in zip(names, args)), *args[len(names) :])
+    args = list(args)
+    for position, replacement in zip(positions, (tasks, outqueue, initialize, ())):
+        args[position] = replacement
+    target(*args)
 
 
 def run_worker(
     package: str,
     target: "Callable[..., object]",
-    args: "Tuple[Any, ...]",
+    args: "Sequence[Any]",
+    positions: "Sequence[int]",
     inqueue: "Any",
     outqueue: "Any",
     initargs: "InitArgs",
@@ -219,6 +217,6 @@ def run_worker(
     """Run a worker of a pool whose queues are not the standard ones."""
     tasks = Tasks(package, inqueue, initargs, hint)
     try:
-        run_loop(package, target, args, tasks, outqueue, tasks.initialize)
+        run_loop(target, args, positions, tasks, outqueue, tasks.initialize)
     finally:
         tasks.clear()

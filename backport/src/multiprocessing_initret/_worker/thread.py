@@ -5,7 +5,7 @@ from .tasks import Tasks, run_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Tuple
+    from typing import Any, Callable, Sequence
 
     from .._shared.initargs import InitArgs
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def run_thread(
     package: str,
     target: "Callable[..., object]",
-    args: "Tuple[Any, ...]",
+    args: "Sequence[Any]",
+    positions: "Sequence[int]",
     inqueue: "Any",
     outqueue: "Any",
     initargs: "InitArgs",
@@ -29,7 +30,7 @@ def run_thread(
     initialize: "Callable[[], None]" = tasks.initialize
     while True:
         try:
-            run_loop(package, target, args, tasks, outqueue, initialize)
+            run_loop(target, args, positions, tasks, outqueue, initialize)
             tasks.clear()
             return
         except Exception:  # raised by a subclass's own target
