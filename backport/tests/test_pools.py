@@ -250,6 +250,20 @@ def test_subclass_with_own_queues(installed, start_method):
         pending.get(TIMEOUT)
 
 
+class OwnContext:
+    """Has only what the standard pool needs."""
+
+    def __init__(self, context):
+        self.SimpleQueue, self.Process = context.SimpleQueue, context.Process
+
+
+def test_own_context(installed, start_method):
+    context = OwnContext(multiprocessing.get_context(start_method))
+    check_and_terminate(
+        multiprocessing.pool.Pool(2, identity, (40,), context=context, expect_initret=True)
+    )
+
+
 class OwnInitPool(multiprocessing.pool.Pool):
     def __init__(self, *args, **kwds):
         super().__init__(*args, initializer=identity, initargs=(40,), **kwds)

@@ -313,10 +313,13 @@ def _returning(value: "Any") -> "Callable[[], Any]":
 def has_standard_queues(pool: "Any", package: str) -> bool:
     """Return whether a pool sends tasks and receives results through the standard queues.
 
-    A subclass or a context of the program's own may have others.
+    A subclass of the program's own may have others.  So may a context of its own, which need not
+    have the methods of ``BaseContext`` that a :class:`ProcessSupervisor` uses.
 
     :raises RuntimeError: if the interpreter itself has others
     """
+    if not isinstance(pool._ctx, module(package, "context").BaseContext):
+        return False
     kind = module(package, "queues").SimpleQueue
     is_standard = (
         type(pool._inqueue) is type(pool._outqueue) is kind
@@ -324,8 +327,7 @@ def has_standard_queues(pool: "Any", package: str) -> bool:
         and pool._quick_get == pool._outqueue._reader.recv
     )
     has_standard_method = type(pool)._setup_queues is module(package, "pool").Pool._setup_queues
-    has_standard_context = isinstance(pool._ctx, module(package, "context").BaseContext)
-    if not is_standard and has_standard_method and has_standard_context:
+    if not is_standard and has_standard_method:
         raise_if_missing(package, ["queues of a known kind"])
     return is_standard
 
