@@ -135,31 +135,12 @@ class Collector:
             with self.unpickling_lock:
                 result = self._loads(message[RESULT_HEADER.size :])  # ignores the description
         except BaseException as error:
-            result = False, self._unpickling_error(error, message, description_size)
+            result = False, _unpickling_error(self._module, error, message, description_size)
         finally:
             section.thread = None
         if section.postponed:
             section.run_postponed()
         self._ready.append((*task, result))
-
-    def _unpickling_error(
-        self, reason: BaseException, message: "Message", description_size: int
-    ) -> BaseException:
-        """Return the exception for a task whose result or exception cannot be unpickled."""
-        if type(message) is TruncatedMessage:
-            return MemoryError("not enough memory to receive the result")
-        if isinstance(reason, Exception) and not description_size:
-            return reason
-        description = bytes(message[-description_size:]) if description_size else b""
-        text, _, traceback = description.decode("utf-8").partition("\0")
-        try:
-            error: Exception = self._module.MaybeEncodingError(reason, None)
-        except Exception:  # raised by the reason's own __repr__()
-            error = self._module.MaybeEncodingError(object.__repr__(reason), None)
-        error.value = text  # type: ignore[attr-defined]
-        if traceback:
-            error.__cause__ = self._module.RemoteTraceback(traceback)
-        return error
 
     def _handle_failure(self, error: BaseException) -> None:
         if self._has_failed:
@@ -242,6 +223,26 @@ class Collector:
             task = self._tasks.pop(number)
             if task is not None:
                 self._ready.append((*task, (False, error)))
+
+
+def _unpickling_error(
+    pool_module: "Any", reason: BaseException, message: "Message", description_size: int
+) -> BaseException:
+    """Return the exception for a task whose result or exception cannot be unpickled."""
+    if type(message) is TruncatedMessage:
+        return MemoryError("not enough memory to receive the result")
+    if isinstance(reason, Exception) and not description_size:
+        return reason
+    description = bytes(message[-description_size:]) if description_size else b""
+    text, _, traceback = description.decode("utf-8").partition("\0")
+    try:
+        error: Exception = pool_module.MaybeEncodingError(reason, None)
+    except Exception:  # raised by the reason's own __repr__()
+        error = pool_module.MaybeEncodingError(object.__repr__(reason), None)
+    error.value = text  # type: ignore[attr-defined]
+    if traceback:
+        error.__cause__ = pool_module.RemoteTraceback(traceback)
+    return error
 
 
 def _ignore(error: BaseException) -> None:
