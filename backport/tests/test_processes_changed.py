@@ -212,14 +212,16 @@ import multiprocessing, os
 import multiprocessing_initret
 
 def work(item, initret):
-    if item == 3:
+    if item == b"..3":
         os._exit(3)
-    return item + initret
+    return len(item) + initret
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("fork")
+    # The last one does not fit into the pipe.
+    items = [b"", b".", b"..", b"..3", b"....", bytes(1000000)]
     with multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True) as pool:
-        for result in [pool.apply_async(work, (item,)) for item in range(6)]:
+        for result in [pool.apply_async(work, (item,)) for item in items]:
             try:
                 print(result.get(60), flush=True)
             except multiprocessing_initret.WorkerLostError as error:
@@ -233,7 +235,7 @@ if __name__ == "__main__":
 def test_without_poll(python, tmp_path):
     """eventlet removes these functions from the module select."""
     (tmp_path / "program.py").write_text(WITHOUT_POLL)
-    assert python("program.py").split() == ["40", "41", "42", "3", "44", "45"]
+    assert python("program.py").split() == ["40", "41", "42", "3", "44", "1000040"]
 
 
 def test_constructor_that_fails_leaves_nothing(no_collector):
