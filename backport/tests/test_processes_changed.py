@@ -25,6 +25,7 @@ def test_more_processes(start_method):
         pool._processes = 4
         pool._repopulate_pool()
         assert len(pool._pool) == 4
+        assert pool.map_async(add, range(160))._chunksize == 10  # 16 chunks for four workers
         pids = set()
         wait_until(
             lambda: pids.update(pool.map_async(get_pid, range(40), 1).get(TIMEOUT)) or len(pids) > 3

@@ -143,9 +143,9 @@ if not TYPE_CHECKING:
 
         :param processes: number of worker processes, by default the number of CPUs
         :param initializer: called as ``initializer(*initargs)`` in each worker when it starts
-        :param initargs: the arguments of the initializer.  With ``expect_initret`` they are
-            pickled once for all workers, and the workers share their buffers (NumPy arrays)
-            until one of them writes to a buffer.
+        :param initargs: the arguments of the initializer.  With ``expect_initret``, non-forked
+            workers receive one pickle of them (since Python 3.8), and all workers share their
+            buffers (NumPy arrays) until one of them writes to a buffer.
         :param maxtasksperchild: number of tasks after which a worker is replaced, by default
             never
         :param context: a context of :func:`multiprocessing.get_context`, which determines
@@ -157,7 +157,8 @@ if not TYPE_CHECKING:
             :exc:`WorkerLostError`.
         :raises ValueError: with ``expect_initret`` and no initializer, or with more than 61
             processes on Windows before Python 3.13
-        :raises TypeError: if *initializer* is not callable, or *initargs* is not iterable
+        :raises TypeError: if *initializer* is not callable or, with ``expect_initret``,
+            *initargs* is not iterable
         :raises RuntimeError: with ``expect_initret``, if the interpreter lacks a private name
             that this class relies on
 
@@ -175,7 +176,8 @@ if not TYPE_CHECKING:
         :param initargs: the arguments of the initializer
         :param expect_initret: as for :class:`Pool`
         :raises ValueError: with ``expect_initret`` and no initializer
-        :raises TypeError: if *initializer* is not callable, or *initargs* is not iterable
+        :raises TypeError: if *initializer* is not callable or, with ``expect_initret``,
+            *initargs* is not iterable
         :raises RuntimeError: as for :class:`Pool`
 
         Source: gh-79018 and

@@ -1,8 +1,8 @@
 """Convert the messages of workers, and the deaths of workers, to the results of tasks.
 
-Only the result handler thread sets the result of a task; other threads post calls to that
-thread.  If two results of a task are reported, such as a message and the worker's death, the
-first counts.
+While it is running, only the result handler thread sets the result of a task; other threads
+post calls to that thread.  If two results of a task are reported, such as a message and the
+worker's death, the first counts.
 """
 
 import collections
@@ -204,7 +204,7 @@ class Collector:
 
     def _remove_worker(self, worker: "WorkerProcess", number: "Optional[int]") -> None:
         try:
-            # Until there is nothing to read or, on Windows, the end of the pipe is reached.
+            # Until there is nothing to read or the end of the pipe is reached.
             with contextlib.suppress(OSError):
                 while not self._has_failed and self._pipes.has_data(worker):
                     if not self._receive(worker):

@@ -14,7 +14,7 @@ private, and differ between versions of Python:
     Pool._taskqueue_buffersize_...   3.16        the semaphores of imap(buffersize=)
     Pool._guarded_task_generation    3.6         has a parameter for such a semaphore since 3.16
     Pool._terminate_pool             2.6         one more parameter in 3.8 and in 3.16
-    all others in _REQUIRED          3.2
+    all others in _REQUIRED          3.6 or earlier
 
 Arguments are bound by name, never by position or number.  ``check()`` compares the
 interpreter with _REQUIRED before the first pool is created.

@@ -52,10 +52,11 @@ _Sent = collections.namedtuple("_Sent", "job index start end header_size")
 class TaskPipe:
     """Task pipe of a pool: the messages in it, and the lock that a worker holds to read one.
 
-    The task handler calls :meth:`send`, the worker handler :meth:`recover`, and the result
-    handler :meth:`pop`; the thread that terminates the pool calls the methods for termination.
-    ``_mutex`` guards writing and the positions and numbers of messages.  It is reentrant
-    because the garbage collector may terminate the pool in a thread that holds it.
+    The task handler calls :meth:`send`, the result handler :meth:`pop`, and the thread that reaps
+    workers :meth:`recover`: the worker handler or, in a closed pool, the task handler.  The thread
+    that breaks or terminates the pool calls the methods for termination.  ``_mutex`` guards
+    writing and the positions and numbers of messages.  It is reentrant because the garbage
+    collector may terminate the pool in a thread that holds it.
 
     :param queue: the pool's ``_inqueue``
     """

@@ -45,8 +45,9 @@ class PlaceholderProcess:
 class WorkerProcess:
     """A worker process: the standard process object, and its parent's data about it.
 
-    The pool's list of workers holds it.  The worker handler starts and reaps it; the result
-    handler reads from its result pipe.  Every attribute is written by one thread only.
+    The pool's list of workers holds it.  The constructor or the worker handler starts it, the
+    worker handler or the task handler reaps it, and the result handler reads from its result pipe.
+    Every attribute is written by one thread at a time.
 
     :param start: starts this worker, and returns whether it has been started
     :param process: the standard process object, not started yet
