@@ -3,11 +3,13 @@
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.managers
+import multiprocessing.queues
 import os
 import pickle
 import sys
 import threading
 import weakref
+from multiprocessing import reduction
 
 import initargs_support
 import multiprocessing_initret
@@ -426,3 +428,80 @@ def test_worker_imports_little(python):
     more = python("-c", IMPORTS)
     for name in ("inspect", "typing", "tempfile", "pathlib", "shutil", "subprocess", "random"):
         assert f"'{name}'" not in more
+
+
+class OwnBytes(bytearray):
+    """Like the example in the documentation of pickle, it uses what the buffer is a view of."""
+
+    def __reduce_ex__(self, protocol):
+        if protocol < 5:
+            return OwnBytes, (bytes(self),)
+        return OwnBytes.of_buffer, (pickle.PickleBuffer(self),)
+
+    @staticmethod
+    def of_buffer(buffer):
+        return OwnBytes(memoryview(buffer).obj)
+
+
+@pytest.mark.parametrize("size", [3, 10000])
+def test_object_that_a_buffer_is_a_view_of(start_method, size):
+    obj = OwnBytes(i % 256 for i in range(size))
+    assert call_in_pool(start_method, obj, equals, bytes(obj))
+
+
+class Descriptor:
+    """Is received by one process only if it is pickled when no process is being started."""
+
+    def __init__(self, fd):
+        self.fd = fd
+
+    def __reduce__(self):
+        return Descriptor.receive, (reduction.DupFd(self.fd),)
+
+    @staticmethod
+    def receive(received):
+        return Descriptor(received.detach())
+
+
+def write(item, initret):
+    return os.write(initret.fd, item)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a handle is not inherited")
+def test_descriptor_of_an_object_of_the_program(start_method):
+    """Each worker receives it, and nothing keeps it open."""
+    reader, writer = os.pipe()
+    with open(reader, "rb") as file:
+        with pool_of(
+            start_method, 1, return_one, (Descriptor(writer),), maxtasksperchild=1
+        ) as pool:
+            assert call_each(pool, write, [b"1", b"2", b"3"]) == [1, 1, 1]
+            pool.close()
+            pool.join()
+        os.close(writer)
+        assert sorted(file.read()) == sorted(b"123")
+
+
+class QueueWithOptions(multiprocessing.queues.SimpleQueue):
+    def __init__(self, options, context):
+        super().__init__(ctx=context)
+        self.options = options
+
+    def __getstate__(self):
+        return super().__getstate__(), self.options
+
+    def __setstate__(self, state):
+        super().__setstate__(state[0])
+        self.options = state[1]
+
+
+def are_same(item, initret):
+    queue, options = initret
+    return queue.options is options
+
+
+def test_subclass_of_a_queue_that_refers_to_another_argument(start_method):
+    options = {"debug": True}
+    queue = QueueWithOptions(options, multiprocessing.get_context(start_method))
+    with pool_of(start_method, 1, return_all, (queue, options)) as pool:
+        assert call(pool, are_same)

@@ -142,7 +142,7 @@ OTHER_PLAIN = [
 
 def load_as_template(*objects):
     """Return the objects that a template loads, in the order in which it loads them."""
-    made = initargs.InitArgs(objects).pickle()
+    made = initargs.InitArgs(objects).pickle(1)
     assert initargs.preload("multiprocessing", made.memory, made.index, made.plain, 0)
     (_, loaded), initargs._preloaded = initargs._preloaded, None
     return loaded
@@ -294,7 +294,17 @@ def test_plain_arguments_come_first():
     lock, table, rows = multiprocessing.get_context("spawn").Lock(), {"a": 1}, [Default(1)]
     objects = user_function, {"lock": lock}, rows, [WithSetState()], table
     assert load_as_template(*objects) == [table, rows]
-    assert initargs.InitArgs(objects).pickle().order == [4, 2, 0, 1, 3]
+    assert initargs.InitArgs(objects).pickle(1).order == [4, 2, 0, 1, 3]
+
+
+@pytest.mark.parametrize("minimum", [0, 2**20])
+def test_order_without_a_template(minimum):
+    """Unpickling an argument may prepare the process for the next, as in the standard pool."""
+    counted = CountedReduction()
+    for objects in (user_function, counted, {"a": 1}, [Default(1)]), ([Default(1)], 1):
+        made = initargs.InitArgs(objects).pickle(minimum)
+        assert made.order == list(range(len(objects))) and not made.plain
+    assert counted.count == 1
 
 
 def test_plain_object_in_several_arguments():
@@ -334,7 +344,7 @@ def test_class_that_is_not_imported(monkeypatch, is_lazy):
     module = types.ModuleType("absent")
     exec("class Row:\n    pass", vars(module))
     monkeypatch.setitem(sys.modules, "absent", module)
-    made = initargs.InitArgs(([module.Row()], [1], [module.Row])).pickle()
+    made = initargs.InitArgs(([module.Row()], [1], [module.Row])).pickle(1)
     if is_lazy:
         lazy = type("LazyModule", (types.ModuleType,), {"__getattribute__": None})("absent")
         monkeypatch.setitem(sys.modules, "absent", lazy)

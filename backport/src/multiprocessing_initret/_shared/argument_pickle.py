@@ -4,6 +4,7 @@ import contextlib
 import copyreg
 import functools
 import io
+import os
 import sys
 import types
 from array import array
@@ -16,7 +17,7 @@ from .plain_data import ALWAYS_IMPORTED, is_plain_class, is_plain_global
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import pickle
-    from typing import Any, Dict, List, Sequence, Set, Tuple
+    from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 # Levels of an object: which processes can unpickle it, with everything that it contains, without
 # running user code.
@@ -25,7 +26,7 @@ _WHERE_IMPORTED = 1  # processes that have imported the classes: other plain dat
 _NOWHERE = 2  # no process: all other objects
 
 # Pickling modes: how the instances of a class are pickled.
-_AS_PLAIN_DATA, _AS_GLOBAL, _INTO_STREAM, _INTO_STREAM_IF_POSSIBLE, _APART = range(5)
+_AS_PLAIN_DATA, _AS_GLOBAL, _INTO_STREAM, _INTO_STREAM_IF_POSSIBLE, _APART, _FOR_ONE = range(6)
 
 # Classes that multiprocessing registers reducers for (in multiprocessing.managers for arrays),
 # although any process can load their pickles.
@@ -37,9 +38,9 @@ _FOR_ANY_PROCESS = (
     array,
 )
 
-# Modules whose objects refer to no objects of the program if they are pickled apart, as those of
-# multiprocessing itself.
-_MODULES_OF_LEAVES = ("_ctypes", "multiprocessing", "socket", "torch")
+# Modules whose classes have instances that refer to no objects of the program if they are pickled
+# apart, as those of multiprocessing itself.
+_MODULES_OF_LEAVES = ("multiprocessing", "socket", "torch")
 
 
 class ArgumentPickle:
@@ -48,22 +49,28 @@ class ArgumentPickle:
     The memory contains the streams, one for each object, then the out-of-band buffers, then an
     index with the end of the last stream and of each buffer.  One pickler writes all streams, so
     that an object contained in two of them is unpickled as one object.  A later stream may
-    therefore refer to an earlier one.  The streams of plain data come first, because a template
-    loads only these.
+    therefore refer to an earlier one.  The streams are in the order of the objects, as in the
+    standard pool: unpickling one may prepare the process for the next.  The streams of plain data
+    come first if there is so much of it that a template, which loads only these, is worthwhile.
 
     Objects that can be pickled only while a process is being started (locks, queues,
     connections), or are pickled differently then (a manager's proxies), are pickled apart, for
     each process.  The streams contain placeholders for them.  If such an object may refer to
-    others, which might be in the streams too, or if the system provides no memory, all objects
-    are pickled apart.
+    others, which might be in the streams too, if a pickle is for one process only, or if the
+    system provides no memory, all objects are pickled apart.
 
     :param objects: the objects
     :param package: name of the package that starts the processes
+    :param minimum: size of the streams of plain data, in bytes, from which they come first; 0 if
+        there is no template
     """
 
-    def __init__(self, objects: "Sequence[Any]", package: str) -> None:
-        levels = [_ANYWHERE if is_plain_class(type(obj)) else _NOWHERE for obj in objects]
-        while True:
+    def __init__(self, objects: "Sequence[Any]", package: str, minimum: int = 0) -> None:
+        levels = [_NOWHERE] * len(objects)
+        if minimum:
+            levels = [_ANYWHERE if is_plain_class(type(obj)) else _NOWHERE for obj in objects]
+        stream: "Optional[io.BytesIO]" = None
+        while stream is None:
             #: indexes of the objects, in the order of their streams
             self.order = sorted(range(len(objects)), key=levels.__getitem__)
             #: for each object of plain data: the end of its stream, and the modules and names
@@ -72,13 +79,16 @@ class ArgumentPickle:
             #: objects that are pickled for each process
             self.apart: "List[Any]" = []
             try:
-                stream, buffers = self._dump(objects, package, levels)
-                break
+                stream, buffers = self._dump(objects, package, levels, minimum)
             except _OrderChanged:
                 pass
+            except _TooLittlePlainData:
+                levels, minimum = [_NOWHERE] * len(objects), 0
+            except _ForOneProcess:
+                break
         self.memory: "Any" = None
         self.index = 0
-        if all(_is_leaf(obj, package) for obj in self.apart):
+        if stream is not None and all(_is_leaf(obj, package) for obj in self.apart):
             with contextlib.suppress(OSError):  # no memory, or RLIMIT_FSIZE, which limits it
                 self.memory, self.index = self._store(package, stream, buffers)
         if self.memory is None:
@@ -91,7 +101,7 @@ class ArgumentPickle:
         return self.plain[-1][0] if self.plain else 0
 
     def _dump(
-        self, objects: "Sequence[Any]", package: str, levels: "List[int]"
+        self, objects: "Sequence[Any]", package: str, levels: "List[int]", minimum: int
     ) -> "Tuple[io.BytesIO, List[pickle.PickleBuffer]]":
         stream = io.BytesIO()
         buffers: "List[pickle.PickleBuffer]" = []
@@ -107,6 +117,8 @@ class ArgumentPickle:
                 if levels[i] == _NOWHERE:
                     break
                 pickler.highest_level = levels[i]
+            elif levels[i] == _NOWHERE and self.plain_size < minimum:
+                raise _TooLittlePlainData
             with contextlib.suppress(_OrderChanged):
                 pickler.dump(objects[i])
             levels[i] = pickler.level
@@ -115,6 +127,8 @@ class ArgumentPickle:
                 self.plain.append((stream.tell(), pickler.needed))
         if has_order_changed:
             raise _OrderChanged
+        if self.plain_size < minimum:
+            raise _TooLittlePlainData
         return stream, buffers
 
     def _store(
@@ -134,12 +148,23 @@ class ArgumentPickle:
 
 def _is_leaf(obj: "Any", package: str) -> bool:
     """Return whether an object that is pickled apart refers to no objects of the program."""
+    cls = type(obj)
+    # The classes of ctypes are recognized by their bases: their instances contain numbers.
+    is_of_ctypes = any(base.__module__ == "_ctypes" for base in cls.__mro__)
     names = {package, *_MODULES_OF_LEAVES}
-    return any(cls.__module__.partition(".")[0] in names for cls in type(obj).__mro__)
+    return is_of_ctypes or cls.__module__.partition(".")[0] in names
 
 
 class _OrderChanged(Exception):
     """Raised if an object is less plain than assumed: others must be pickled before it."""
+
+
+class _TooLittlePlainData(Exception):
+    """Raised if a template is not worthwhile: the streams must be in the order of the objects."""
+
+
+class _ForOneProcess(Exception):
+    """Raised if a pickle would be for one process only: each needs a pickle of its own."""
 
 
 @functools.lru_cache(maxsize=None)
@@ -162,6 +187,8 @@ def _pickler_class(package: str) -> "Any":
         def prepare(self, apart: "List[Any]") -> None:
             self.dispatch_table = {**copyreg.dispatch_table, **registered}
             self._apart = apart
+            sharer = sys.modules.get(package + ".resource_sharer")
+            self._last_key = sharer._resource_sharer._key if sharer else 0
             self._modes: "Dict[type, int]" = {}
             self._reduced: "Dict[int, Any]" = {}
 
@@ -176,6 +203,9 @@ def _pickler_class(package: str) -> "Any":
                 self._require_global(obj)
                 return NotImplemented
             self._raise_level(_NOWHERE)
+            if mode == _FOR_ONE:
+                self._release(obj)
+                raise _ForOneProcess
             # PyPy's pickler calls this method before it looks for the object in its memo.
             if mode == _INTO_STREAM or id(obj) in self._reduced:
                 return NotImplemented
@@ -192,6 +222,9 @@ def _pickler_class(package: str) -> "Any":
             return placeholder, (len(self._apart) - 1,)
 
         def _pickling_mode(self, cls: type) -> int:
+            # reduction.DupFd() returns such an object when no process is being started.
+            if cls.__module__ == package + ".resource_sharer":
+                return _FOR_ONE
             managers = sys.modules.get(package + ".managers")
             if cls in registered and cls not in _FOR_ANY_PROCESS:
                 return _APART
@@ -207,6 +240,16 @@ def _pickler_class(package: str) -> "Any":
             if any(getattr(cls, name, None) is not default for name, default in defaults.items()):
                 return _INTO_STREAM_IF_POSSIBLE
             return _INTO_STREAM
+
+        def _release(self, obj: "Any") -> None:
+            """Release the descriptor that an object holds for the process that receives it.
+
+            An object that is older than this pickler belongs to the program.
+            """
+            with contextlib.suppress(Exception):
+                if obj._id[1] > self._last_key:
+                    received = obj.detach()
+                    os.close(received) if isinstance(received, int) else received.close()
 
         def _require_global(self, obj: "Any") -> None:
             """Record that the stream refers to a class or function by its name."""

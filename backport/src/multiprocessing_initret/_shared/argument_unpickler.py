@@ -9,6 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Sequence, Tuple
 
+# Size, in bytes, below which a process copies a buffer: views of it would take more memory.
+_MINIMUM_SHARED = 4096
+
 
 def aligned(position: int) -> int:
     """Return the next multiple of 64 bytes, the alignment that Arrow recommends for buffers."""
@@ -42,8 +45,23 @@ def open_pickle(package: str, memory: "Any", index: int) -> "Tuple[Any, List[Any
     """Return an unpickler for an ``ArgumentPickle``, and an empty list for what it loads."""
     file = memory.map(mmap.ACCESS_COPY)
     # The mapping is never closed: unpickled objects use the buffers, and keep it alive.
-    view, buffers, start = memoryview(file), [], 0
-    for end in view[index:].cast("Q"):
-        buffers.append(view[start:end])
+    buffers, start = [], 0
+    for end in memoryview(file)[index:].cast("Q"):
+        buffers.append((start, end - start))
         start = aligned(end)
-    return _unpickler_class(package)(file, buffers=buffers[1:]), []
+    unpickler = _unpickler_class(package)
+    return unpickler(file, buffers=(_buffer(file, *buffer) for buffer in buffers[1:])), []
+
+
+def _buffer(file: mmap.mmap, start: int, size: int) -> "Any":
+    """Return a part of the mapping as an object of its own.
+
+    The ``obj`` of a slice of a memoryview would be the whole mapping.  Classes use that attribute,
+    such as ``ZeroCopyByteArray`` in the documentation of :mod:`pickle`.
+    """
+    if size < _MINIMUM_SHARED:
+        return bytearray(file[start : start + size])
+    # Imported here because few workers need it; all that import NumPy have imported it, too.
+    import ctypes
+
+    return memoryview((ctypes.c_char * size).from_buffer(file, start)).cast("B")

@@ -56,8 +56,11 @@ class InitArgs:
         pickler = _pickler_of_processes(self._package)
         return PICKLES_ONCE and pickler.__module__ == self._package + ".reduction"
 
-    def pickle(self) -> "ArgumentPickle":
-        """Return the pickle of the objects, which is made on the first call."""
+    def pickle(self, minimum: int = 0) -> "ArgumentPickle":
+        """Return the pickle of the objects, which is made on the first call.
+
+        :param minimum: as for :class:`ArgumentPickle`
+        """
         if self._pickle is None:
             # Imported here because workers, which do not pickle, do not need it.
             from .argument_pickle import ArgumentPickle
@@ -69,7 +72,7 @@ class InitArgs:
             popen = context.get_spawning_popen()
             context.set_spawning_popen(None)
             try:
-                self._pickle = ArgumentPickle(self._objects, self._package)
+                self._pickle = ArgumentPickle(self._objects, self._package, minimum)
             finally:
                 context.set_spawning_popen(popen)
         return self._pickle
