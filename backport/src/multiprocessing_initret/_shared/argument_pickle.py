@@ -148,11 +148,13 @@ class ArgumentPickle:
 
 def _is_leaf(obj: "Any", package: str) -> bool:
     """Return whether an object that is pickled apart refers to no objects of the program."""
-    cls = type(obj)
+
+    def root(cls: type) -> str:
+        return cls.__module__.partition(".")[0]
+
     # The classes of ctypes are recognized by their bases: their instances contain numbers.
-    is_of_ctypes = any(base.__module__ == "_ctypes" for base in cls.__mro__)
-    names = {package, *_MODULES_OF_LEAVES}
-    return is_of_ctypes or cls.__module__.partition(".")[0] in names
+    is_of_ctypes = "_ctypes" in map(root, type(obj).__mro__)
+    return is_of_ctypes or root(type(obj)) in (package, *_MODULES_OF_LEAVES)
 
 
 class _OrderChanged(Exception):
