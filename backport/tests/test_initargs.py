@@ -431,7 +431,7 @@ def test_worker_imports_little(python):
 
 
 class OwnBytes(bytearray):
-    """Like the example in the documentation of pickle, it uses what the buffer is a view of."""
+    """Bytes that use the ``obj`` of their buffer, as an example in the documentation of pickle."""
 
     def __reduce_ex__(self, protocol):
         if protocol < 5:
@@ -450,7 +450,7 @@ def test_object_that_a_buffer_is_a_view_of(start_method, size):
 
 
 class Descriptor:
-    """Is received by one process only if it is pickled when no process is being started."""
+    """Holder of a descriptor, with a pickle for one process if no process is being started."""
 
     def __init__(self, fd):
         self.fd = fd
@@ -467,9 +467,9 @@ def write(item, initret):
     return os.write(initret.fd, item)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a handle is not inherited")
+@pytest.mark.skipif(os.name != "posix", reason="reduction.DupFd() exists only on POSIX")
 def test_descriptor_of_an_object_of_the_program(start_method):
-    """Each worker receives it, and nothing keeps it open."""
+    """Each worker receives the descriptor, and no copy of it stays open."""
     reader, writer = os.pipe()
     with open(reader, "rb") as file:
         with pool_of(

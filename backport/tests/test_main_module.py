@@ -53,8 +53,9 @@ def test_workers_exit_while_starting(python, tmp_path, start_method, program, re
     if start_method == "fork":
         pytest.skip("imports no main module")
     (tmp_path / "program.py").write_text(program)
-    # Since Python 3.13.8 and 3.14.1 the fork server itself imports the main module, and exits:
-    # then no worker can be started, and the constructor of the pool raises the exception.
+    # In Python 3.13.8, 3.14.1 and later, the fork server itself imports the main module, and exits
+    # if that fails.  Then no worker can be started, and the constructor of the pool raises the
+    # exception.
     output = python("-c", MERGE_OUTPUT, "program.py", start_method)
     assert reason in output
     # Each worker prints why it exited, and no more workers are started than needed.

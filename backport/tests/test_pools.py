@@ -251,7 +251,7 @@ def test_subclass_with_own_queues(installed, start_method):
 
 
 class OwnContext:
-    """Has only what the standard pool needs."""
+    """Context with no attributes but the two that the standard pool needs."""
 
     def __init__(self, context):
         self.SimpleQueue, self.Process = context.SimpleQueue, context.Process

@@ -219,7 +219,7 @@ def work(item, initret):
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("fork")
-    # The last one does not fit into the pipe.
+    # The last item does not fit into the pipe.
     items = [b"", b".", b"..", b"..3", b"....", bytes(1000000)]
     with multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True) as pool:
         for result in [pool.apply_async(work, (item,)) for item in items]:

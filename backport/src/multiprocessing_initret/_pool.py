@@ -143,9 +143,9 @@ if not TYPE_CHECKING:
 
         :param processes: number of worker processes, by default the number of CPUs
         :param initializer: called as ``initializer(*initargs)`` in each worker when it starts
-        :param initargs: the arguments of the initializer.  With ``expect_initret``, non-forked
-            workers receive one pickle of them (since Python 3.8), and all workers share their
-            buffers (NumPy arrays) until one of them writes to a buffer.
+        :param initargs: the arguments of the initializer.  With ``expect_initret``, they are
+            pickled once for all non-forked workers (since Python 3.8), and all workers share the
+            buffers in them, such as those of NumPy arrays, until a worker writes to a buffer.
         :param maxtasksperchild: number of tasks after which a worker is replaced, by default
             never
         :param context: a context of :func:`multiprocessing.get_context`, which determines

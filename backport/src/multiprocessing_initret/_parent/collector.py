@@ -1,7 +1,7 @@
 """Convert the messages of workers, and the deaths of workers, to the results of tasks.
 
-While it is running, only the result handler thread sets the result of a task; other threads
-post calls to that thread.  If two results of a task are reported, such as a message and the
+While the result handler thread is running, no other thread sets the result of a task; other
+threads post calls to it.  If two results of a task are reported, such as a message and the
 worker's death, the first counts.
 """
 
@@ -204,7 +204,7 @@ class Collector:
 
     def _remove_worker(self, worker: "WorkerProcess", number: "Optional[int]") -> None:
         try:
-            # Until there is nothing to read or the end of the pipe is reached.
+            # Read until the pipe is empty or its end is reached.
             with contextlib.suppress(OSError):
                 while not self._has_failed and self._pipes.has_data(worker):
                     if not self._receive(worker):

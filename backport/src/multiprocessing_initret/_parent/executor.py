@@ -9,8 +9,8 @@ traceback, which becomes the message of the :exc:`BrokenProcessPool`:
                                             |
     parent     manager thread receives it --+--> join the worker --> break the executor
 
-The worker creates the ``TracebackPart``.  All else in this module runs in the manager thread,
-which receives the results of the executor's workers.
+Only the ``TracebackPart`` is created in the worker.  Everything else in this module runs in the
+manager thread, which receives the results of the executor's workers.
 """
 
 from concurrent.futures.process import BrokenProcessPool

@@ -101,7 +101,7 @@ class Launcher:
         self._template.close()
         if not isinstance(error, (ConnectionError, EOFError)):
             return error
-        # Since Python 3.13.8 and 3.14.1 a fork server imports the main module, and exits if
+        # In Python 3.13.8, 3.14.1 and later, a fork server imports the main module, and exits if
         # that fails.
         lost = WorkerLostError(f"no worker could be started. {startup_failure_hint()}")
         lost.__cause__ = error

@@ -122,7 +122,7 @@ class ProcessSupervisor(Supervisor):
     def _create(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
         channel = Channel()
         bound = self._bind(target, args, channel)
-        if not self._starter.accepts_worker():
+        if not self._starter.needs_worker():
             return PlaceholderProcess()
         process = self._standard.standard("Process")(
             *context, target=run_process, args=bound, **kwds

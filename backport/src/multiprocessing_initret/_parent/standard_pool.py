@@ -16,8 +16,8 @@ private, and differ between versions of Python:
     Pool._terminate_pool             2.6         one more parameter in 3.8 and in 3.16
     all others in _REQUIRED          3.6 or earlier
 
-Arguments are bound by name, never by position or number.  ``check()`` compares the
-interpreter with _REQUIRED before the first pool is created.
+The positions of arguments are determined from the names of the parameters, never assumed.
+``check()`` compares the interpreter with _REQUIRED before the first pool is created.
 """
 
 import functools
@@ -266,10 +266,10 @@ class StandardPool:
     # Bind the arguments of the standard functions by name.
 
     def split_worker_args(self, args: "Sequence[Any]") -> "Tuple[List[Any], List[Any]]":
-        """Return the arguments of ``worker()`` that are replaced in the worker, and all others.
+        """Separate the arguments of ``worker()`` that are replaced in a worker from the others.
 
-        :returns: *inqueue*, *outqueue*, *initializer* and *initargs*; and all arguments in their
-            order, with None in the positions of these four
+        :returns: the values of *inqueue*, *outqueue*, *initializer* and *initargs*; and a copy of
+            *args* that has None in the positions of these four
         """
         replaced, others = [], list(args)
         for position in self.replaced_positions:
@@ -313,8 +313,9 @@ def _returning(value: "Any") -> "Callable[[], Any]":
 def has_standard_queues(pool: "Any", package: str) -> bool:
     """Return whether a pool sends tasks and receives results through the standard queues.
 
-    A subclass of the program's own may have others.  So may a context of its own, which need not
-    have the methods of ``BaseContext`` that a :class:`ProcessSupervisor` uses.
+    A subclass of the program's own may have other queues.  A context of the program's own may have
+    other queues too, and may lack the methods of ``BaseContext`` that :class:`ProcessSupervisor`
+    uses.
 
     :raises RuntimeError: if the interpreter itself has others
     """

@@ -57,7 +57,7 @@ class Starter:
         """Return whether this thread is constructing the pool."""
         return threading.get_ident() == self._constructing
 
-    def accepts_worker(self) -> bool:
+    def needs_worker(self) -> bool:
         """Reap the workers that have exited, and return whether another one may be started."""
         if not self.is_constructing():  # later, the worker handler reaps these workers, too
             self._workforce.reap()

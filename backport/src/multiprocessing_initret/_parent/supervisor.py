@@ -94,7 +94,7 @@ class Supervisor:
 
         :param target: the target of the standard pool's process, usually ``worker()``
         :param args: its arguments
-        :param channel: replaces the argument *outqueue*
+        :param channel: replaces the argument *outqueue*; None if it is not replaced
         """
         standard = self._standard
         (inqueue, outqueue, initializer, initargs), others = standard.split_worker_args(args)
@@ -106,7 +106,9 @@ class Supervisor:
         )
 
     def _prepare(self, initargs: InitArgs) -> None:
-        """Called for the first worker, when the constructor has set the pool's attributes.
+        """Create what depends on the initializer, when the first worker is created.
+
+        By then, the constructor of the pool has set the attributes that are read here.
 
         :param initargs: the initializer and its arguments, as the workers receive them
         """

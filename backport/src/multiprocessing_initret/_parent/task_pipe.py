@@ -52,11 +52,12 @@ _Sent = collections.namedtuple("_Sent", "job index start end header_size")
 class TaskPipe:
     """Task pipe of a pool: the messages in it, and the lock that a worker holds to read one.
 
-    The task handler calls :meth:`send`, the result handler :meth:`pop`, and the thread that reaps
-    workers :meth:`recover`: the worker handler or, in a closed pool, the task handler.  The thread
-    that breaks or terminates the pool calls the methods for termination.  ``_mutex`` guards
-    writing and the positions and numbers of messages.  It is reentrant because the garbage
-    collector may terminate the pool in a thread that holds it.
+    The task handler calls :meth:`send`, and the result handler calls :meth:`pop`.  The thread that
+    reaps workers calls :meth:`recover`: the worker handler or, in a closed pool, the task handler.
+    The thread that breaks or terminates the pool calls the methods for termination.
+
+    ``_mutex`` guards writing and the positions and numbers of messages.  It is reentrant because
+    the garbage collector may terminate the pool in a thread that holds it.
 
     :param queue: the pool's ``_inqueue``
     """
@@ -295,11 +296,12 @@ class PosixTaskPipe(TaskPipe):
 
 
 def _wait_until_writable(fd: int, seconds: float) -> None:
+    """Wait until a pipe has room for more bytes, but not longer than a number of seconds."""
     if hasattr(select, "poll"):
         poller = select.poll()
         poller.register(fd, select.POLLOUT)
         poller.poll(1000 * seconds)
-    else:  # eventlet removes it
+    else:  # eventlet removes select.poll()
         select.select([], [fd], [], seconds)
 
 

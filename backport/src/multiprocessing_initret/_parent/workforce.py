@@ -27,10 +27,9 @@ _REAP_INTERVAL = 0.1
 class Workforce:
     """The worker processes of one pool.
 
-    The constructor and the worker handler add workers, and the worker handler reaps them.  When
-    the pool is closed, the task handler waits for them and reaps them, too; any thread may
-    terminate them.  ``_lock`` guards ``workers`` and
-    ``is_stopped``.
+    The constructor of the pool and the worker handler add workers, and the worker handler reaps
+    them.  When the pool is closed, the task handler waits for the workers and reaps them.  Any
+    thread may terminate them.  ``_lock`` guards ``workers`` and ``is_stopped``.
 
     :param section: a section in which the pool is not terminated by the garbage collector
     :param records: the records of the workers

@@ -26,7 +26,8 @@ _WHERE_IMPORTED = 1  # processes that have imported the classes: other plain dat
 _NOWHERE = 2  # no process: all other objects
 
 # Pickling modes: how the instances of a class are pickled.
-_AS_PLAIN_DATA, _AS_GLOBAL, _INTO_STREAM, _INTO_STREAM_IF_POSSIBLE, _APART, _FOR_ONE = range(6)
+_AS_PLAIN_DATA, _AS_GLOBAL, _INTO_STREAM, _INTO_STREAM_IF_POSSIBLE, _APART = range(5)
+_FOR_ONE_PROCESS = 5  # the pickle cannot be for several processes
 
 # Classes that multiprocessing registers reducers for (in multiprocessing.managers for arrays),
 # although any process can load their pickles.
@@ -38,8 +39,8 @@ _FOR_ANY_PROCESS = (
     array,
 )
 
-# Modules whose classes have instances that refer to no objects of the program if they are pickled
-# apart, as those of multiprocessing itself.
+# Modules with classes whose instances, if they are pickled apart, refer to no objects of the
+# program.  The classes of multiprocessing itself are such classes, too.
 _MODULES_OF_LEAVES = ("multiprocessing", "socket", "torch")
 
 
@@ -49,20 +50,20 @@ class ArgumentPickle:
     The memory contains the streams, one for each object, then the out-of-band buffers, then an
     index with the end of the last stream and of each buffer.  One pickler writes all streams, so
     that an object contained in two of them is unpickled as one object.  A later stream may
-    therefore refer to an earlier one.  The streams are in the order of the objects, as in the
-    standard pool: unpickling one may prepare the process for the next.  The streams of plain data
-    come first if there is so much of it that a template, which loads only these, is worthwhile.
+    therefore refer to an earlier one.  The streams are in the order of the objects, because
+    unpickling one object may prepare the process for the next, as in the standard pool.  Only if
+    a template is worthwhile do the streams of plain data, which it loads, come first.
 
     Objects that can be pickled only while a process is being started (locks, queues,
     connections), or are pickled differently then (a manager's proxies), are pickled apart, for
-    each process.  The streams contain placeholders for them.  If such an object may refer to
-    others, which might be in the streams too, if a pickle is for one process only, or if the
-    system provides no memory, all objects are pickled apart.
+    each process.  The streams contain placeholders for them.  All objects are pickled apart in
+    three cases: an object that is pickled apart may refer to others, which might be in the streams
+    too; an object has a pickle that only one process can load; or the system provides no memory.
 
     :param objects: the objects
     :param package: name of the package that starts the processes
-    :param minimum: size of the streams of plain data, in bytes, from which they come first; 0 if
-        there is no template
+    :param minimum: the streams of plain data come first if they contain at least this many bytes;
+        0 if there is no template
     """
 
     def __init__(self, objects: "Sequence[Any]", package: str, minimum: int = 0) -> None:
@@ -152,7 +153,7 @@ def _is_leaf(obj: "Any", package: str) -> bool:
     def root(cls: type) -> str:
         return cls.__module__.partition(".")[0]
 
-    # The classes of ctypes are recognized by their bases: their instances contain numbers.
+    # A program's subclass of a class of ctypes is a leaf, too: its instances contain only numbers.
     is_of_ctypes = "_ctypes" in map(root, type(obj).__mro__)
     return is_of_ctypes or root(type(obj)) in (package, *_MODULES_OF_LEAVES)
 
@@ -162,11 +163,11 @@ class _OrderChanged(Exception):
 
 
 class _TooLittlePlainData(Exception):
-    """Raised if a template is not worthwhile: the streams must be in the order of the objects."""
+    """Raised if no template is worthwhile: streams must then be in the order of the objects."""
 
 
 class _ForOneProcess(Exception):
-    """Raised if a pickle would be for one process only: each needs a pickle of its own."""
+    """Raised if only one process could load the pickle, so each process needs its own pickle."""
 
 
 @functools.lru_cache(maxsize=None)
@@ -189,6 +190,7 @@ def _pickler_class(package: str) -> "Any":
         def prepare(self, apart: "List[Any]") -> None:
             self.dispatch_table = {**copyreg.dispatch_table, **registered}
             self._apart = apart
+            # Keys of the resource sharer increase: _release() compares them with this one.
             sharer = sys.modules.get(package + ".resource_sharer")
             self._last_key = sharer._resource_sharer._key if sharer else 0
             self._modes: "Dict[type, int]" = {}
@@ -205,7 +207,7 @@ def _pickler_class(package: str) -> "Any":
                 self._require_global(obj)
                 return NotImplemented
             self._raise_level(_NOWHERE)
-            if mode == _FOR_ONE:
+            if mode == _FOR_ONE_PROCESS:
                 self._release(obj)
                 raise _ForOneProcess
             # PyPy's pickler calls this method before it looks for the object in its memo.
@@ -224,9 +226,10 @@ def _pickler_class(package: str) -> "Any":
             return placeholder, (len(self._apart) - 1,)
 
         def _pickling_mode(self, cls: type) -> int:
-            # reduction.DupFd() returns such an object when no process is being started.
+            # The object is one that reduction.DupFd() returns while no process is being started.
+            # Only one process can receive the descriptor from it.
             if cls.__module__ == package + ".resource_sharer":
-                return _FOR_ONE
+                return _FOR_ONE_PROCESS
             managers = sys.modules.get(package + ".managers")
             if cls in registered and cls not in _FOR_ANY_PROCESS:
                 return _APART
@@ -244,9 +247,9 @@ def _pickler_class(package: str) -> "Any":
             return _INTO_STREAM
 
         def _release(self, obj: "Any") -> None:
-            """Release the descriptor that an object holds for the process that receives it.
+            """Close the descriptor that an object of class ``DupFd`` holds for another process.
 
-            An object that is older than this pickler belongs to the program.
+            An object that was created before this pickler belongs to the program, and is kept.
             """
             with contextlib.suppress(Exception):
                 if obj._id[1] > self._last_key:

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Sequence, Tuple
 
-# Size, in bytes, below which a process copies a buffer: views of it would take more memory.
+# Buffers of fewer bytes are copied: a view of such a buffer would take more memory than the copy.
 _MINIMUM_SHARED = 4096
 
 
@@ -54,14 +54,14 @@ def open_pickle(package: str, memory: "Any", index: int) -> "Tuple[Any, List[Any
 
 
 def _buffer(file: mmap.mmap, start: int, size: int) -> "Any":
-    """Return a part of the mapping as an object of its own.
+    """Return the buffer at a position of the mapping, as an object of its own.
 
-    The ``obj`` of a slice of a memoryview would be the whole mapping.  Classes use that attribute,
-    such as ``ZeroCopyByteArray`` in the documentation of :mod:`pickle`.
+    A slice of a memoryview of the mapping would not do: its ``obj`` is the whole mapping, and some
+    classes use ``obj``, such as ``ZeroCopyByteArray`` in the documentation of ``pickle``.
     """
     if size < _MINIMUM_SHARED:
         return bytearray(file[start : start + size])
-    # Imported here because few workers need it; all that import NumPy have imported it, too.
+    # Imported here because few workers need it.  Workers that import NumPy import it, anyway.
     import ctypes
 
     return memoryview((ctypes.c_char * size).from_buffer(file, start)).cast("B")

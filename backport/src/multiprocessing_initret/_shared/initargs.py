@@ -59,7 +59,7 @@ class InitArgs:
     def pickle(self, minimum: int = 0) -> "ArgumentPickle":
         """Return the pickle of the objects, which is made on the first call.
 
-        :param minimum: as for :class:`ArgumentPickle`
+        :param minimum: as for :class:`ArgumentPickle`; only that of the first call counts
         """
         if self._pickle is None:
             # Imported here because workers, which do not pickle, do not need it.

@@ -15,7 +15,7 @@ class PosixMemory:
     """Memory in an anonymous file, which is freed when no process has it open or mapped.
 
     :param package: name of the package that starts the processes
-    :param parts: the contents: pairs of an offset and a buffer, in ascending order
+    :param parts: the contents: pairs of an offset and a buffer; the rest of the memory is zeros
     :param size: size in bytes
     """
 

@@ -193,7 +193,7 @@ def run_loop(
     """Run a worker's target, ``worker()`` or a subclass's own, with tasks bound to initret.
 
     :param args: the arguments of the target, in the order of the parameters of ``worker()``
-    :param positions: positions of *inqueue*, *outqueue*, *initializer* and *initargs* among them
+    :param positions: positions in *args* of *inqueue*, *outqueue*, *initializer* and *initargs*
     :param tasks: replaces the argument *inqueue*
     :param outqueue: replaces the argument *outqueue*
     :param initialize: replaces the argument *initializer*
