@@ -84,7 +84,7 @@ def test_killed_fork_server(make_pool, tmp_path, start_method):
 # codes or descriptors, and for each pool the method that ends it.
 UNREPORTED_EXIT = """
 import contextlib, multiprocessing, os, signal, sys
-import multiprocessing_initret
+import multiprocessing_initret._parent.worker_process
 
 def add(item, initret):
     if item == 3:
@@ -95,6 +95,8 @@ if __name__ == "__main__":
     multiprocessing_initret.install()
     if sys.argv[2] == "ignored":
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        # Nothing waits for an exit code that the system does not report.
+        multiprocessing_initret._parent.worker_process._EXITCODE_TIMEOUT = 1000
     else:
         import resource
     for end in sys.argv[3:]:

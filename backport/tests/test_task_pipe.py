@@ -367,6 +367,18 @@ def test_close_while_a_message_is_written(make_parent):
     assert not parent.queue._reader.poll()
 
 
+@posix
+def test_large_message_is_written_in_parts(make_parent, monkeypatch):
+    """PyPy would copy all that is left of the message each time that a part is written."""
+    parent = make_parent(200000)
+    sizes, write_some = [], parent.pipe._write_some
+    monkeypatch.setattr(
+        parent.pipe, "_write_some", lambda data: sizes.append(len(data)) or write_some(data)
+    )
+    parent.finish(parent.send(1), None)
+    assert max(sizes) <= 65536 < sum(sizes)
+
+
 @pytest.mark.parametrize("state", [WAITING, RUNNING])
 def test_lock_of_a_dead_worker(make_parent, state):
     """The lock is released if no worker that is alive holds it."""

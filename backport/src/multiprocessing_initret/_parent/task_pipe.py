@@ -44,6 +44,10 @@ _SEND_INTERVAL = 0.1  # seconds after which a blocked send() checks whether the 
 # Size, in bytes, from which a message is written separately from its header, to save a copy.
 _LARGE = 16384
 
+# Bytes that are passed to one os.write(), the capacity of a pipe on Linux.  PyPy copies all bytes
+# that are passed, although the pipe has room for a few of them.
+_MAX_WRITTEN = 65536
+
 # A message that was sent: job and index of its task (job is None for a message that makes a
 # worker exit), its start and end among all bytes sent, and the size of its header.
 _Sent = collections.namedtuple("_Sent", "job index start end header_size")
@@ -234,7 +238,7 @@ class PosixTaskPipe(TaskPipe):
             with self._mutex:
                 if self._is_closed or self._removed_number == number:
                     return
-                written = self._write_some(view)
+                written = self._write_some(view[:_MAX_WRITTEN])
             view = view[written:]
             if not written:
                 _wait_until_writable(self._writer_fd, _SEND_INTERVAL)

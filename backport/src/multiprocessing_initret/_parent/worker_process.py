@@ -151,7 +151,8 @@ class WorkerProcess:
 
     def _unreported_exitcode(self) -> int:
         # Race: another thread may have received the exit code, and not have stored it yet.
-        deadline = time.monotonic() + _EXITCODE_TIMEOUT
+        is_ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+        deadline = time.monotonic() + (0 if is_ignored else _EXITCODE_TIMEOUT)
         while time.monotonic() < deadline:
             code = self.process.exitcode
             if code is not None:
