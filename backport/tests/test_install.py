@@ -114,6 +114,24 @@ def test_install_from_several_threads(monkeypatch):
     check_uninstalled()
 
 
+def test_interrupted_install(monkeypatch):
+    replacements = _install._replacements
+
+    def interrupted_replacements(package):
+        yield from list(replacements(package))[:-1]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_install, "_replacements", interrupted_replacements)
+        with pytest.raises(KeyboardInterrupt):
+            install()
+    check_uninstalled()
+    install()
+    check_installed()
+    uninstall()
+    check_uninstalled()
+
+
 def test_pools_are_made_during_install(monkeypatch):
     replacements = _install._replacements
 

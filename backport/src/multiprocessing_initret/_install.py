@@ -141,13 +141,22 @@ def _replace(package: str) -> bool:
     with _lock:
         if is_installed(package):
             return False
-        replaced = []
-        for owner, name, value in _replacements(package):
-            replaced.append((owner, name, getattr(owner, name)))
-            setattr(owner, name, value)
+        replaced: "List[Tuple[Any, str, Any]]" = []
+        try:
+            for owner, name, value in _replacements(package):
+                replaced.append((owner, name, getattr(owner, name)))
+                setattr(owner, name, value)
+        except BaseException:  # such as Ctrl-C
+            _restore(replaced)
+            raise
         _replaced[package] = replaced
         _config(package)[_CONFIG_KEY] = _InstalledInChildren(package)
         return True
+
+
+def _restore(replaced: "List[Tuple[Any, str, Any]]") -> None:
+    for original in reversed(replaced):
+        setattr(*original)
 
 
 def uninstall(package: str = "multiprocessing") -> None:
@@ -161,7 +170,6 @@ def uninstall(package: str = "multiprocessing") -> None:
     """
     with _lock:
         if is_installed(package):
-            for replaced in reversed(_replaced.pop(package)):
-                setattr(*replaced)
+            _restore(_replaced.pop(package))
             if _config(package).pop(_CONFIG_KEY, None):
                 _set_preloaded(package, False)
