@@ -26,8 +26,14 @@ _WHERE_IMPORTED = 1  # processes that have imported the classes: other plain dat
 _NOWHERE = 2  # no process: all other objects
 
 # Pickling modes: how the instances of a class are pickled.
-_AS_PLAIN_DATA, _AS_GLOBAL, _INTO_STREAM, _INTO_STREAM_IF_POSSIBLE, _APART = range(5)
-_FOR_ONE_PROCESS = 5  # the pickle cannot be for several processes
+(
+    _AS_PLAIN_DATA,
+    _AS_GLOBAL,
+    _INTO_STREAM,
+    _INTO_STREAM_IF_POSSIBLE,
+    _APART,
+    _FOR_ONE_PROCESS,  # the pickle cannot be for several processes
+) = range(6)
 
 # Classes that multiprocessing registers reducers for (in multiprocessing.managers for arrays),
 # although any process can load their pickles.
@@ -181,8 +187,8 @@ def _pickler_class(package: str) -> "Any":
     }
 
     class Pickler(reduction.pickle.Pickler):  # type: ignore[misc,name-defined]
-        # Of the object that is being pickled: the level of what has been pickled of it so far,
-        # the highest level that keeps the order, and the names that must be imported to load it.
+        # The level of what has been pickled of the current object so far, the highest level that
+        # keeps the order, and the names that must be imported to load the object.
         level = highest_level = _NOWHERE
         needed: "Set[Tuple[str, str]]"
 
