@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 
 import initargs_support
 import pytest
@@ -60,6 +61,10 @@ def test_workers_map_one_file(spawning_method, transport):
     assert 0 < one_after["Anonymous"] <= 2048
 
 
+# Small buffers stay in the stream.
+sizes = pytest.mark.parametrize("size", [3, 10**5])
+
+
 def write(number, initret):
     obj, barrier = initret
     before = obj.buffers[0][0]
@@ -68,14 +73,15 @@ def write(number, initret):
     return before, obj.buffers[0][0]
 
 
-def test_worker_does_not_see_what_another_writes(start_method, transport):
+@sizes
+def test_worker_does_not_see_what_another_writes(start_method, transport, size):
     barrier = multiprocessing.get_context(start_method).Barrier(2)
-    obj = Buffers(bytearray(3))
+    obj = Buffers(bytearray(size))
     with pool_of(start_method, 2, return_all, (obj, barrier), maxtasksperchild=1) as pool:
         # Each task waits for the other, so two workers run them, and then two replacements.
         for _ in range(2):
             assert call_each(pool, write, [1, 2]) == [(0, 1), (0, 2)]
-    assert obj.contents() == [bytes(3)]
+    assert obj.contents() == [bytes(size)]
 
 
 def try_to_write(item, initret):
@@ -85,8 +91,9 @@ def try_to_write(item, initret):
         return bytes(initret.buffers[0])
 
 
-def test_read_only_buffer_stays_read_only(start_method, transport):
-    assert call_in_pool(start_method, Buffers(b"abc"), try_to_write) == b"abc"
+@sizes
+def test_read_only_buffer_stays_read_only(start_method, transport, size):
+    assert call_in_pool(start_method, Buffers(bytes(size)), try_to_write) == bytes(size)
 
 
 def keep_slice(obj):
@@ -99,7 +106,7 @@ def get_slice(item, initret):
 
 
 def test_slice_keeps_the_mapping(start_method, transport):
-    obj = Buffers(b"abcd")
+    obj = Buffers(b"abcd" * 10**5)
     assert call_in_pool(start_method, obj, get_slice, initializer=keep_slice) == b"bc"
 
 
@@ -138,6 +145,9 @@ def count_nameless_files():
 
 @shared_only
 @linux
+@pytest.mark.skipif(
+    sys.implementation.name == "pypy", reason="mmap() of PyPy returns inheritable descriptors"
+)
 def test_child_of_a_worker_does_not_inherit_the_file(spawning_method, transport):
     if transport == "copy":
         pytest.skip("it has no file")

@@ -45,6 +45,10 @@ _FOR_ANY_PROCESS = (
     array,
 )
 
+# Buffers of fewer bytes stay in the stream: a view of such a buffer would take more memory than a
+# copy.
+_MINIMUM_SHARED = 4096
+
 # Modules with classes whose instances, if they are pickled apart, refer to no objects of the
 # program.  The classes of multiprocessing itself are such classes, too.
 _MODULES_OF_LEAVES = ("multiprocessing", "socket", "torch")
@@ -53,7 +57,7 @@ _MODULES_OF_LEAVES = ("multiprocessing", "socket", "torch")
 class ArgumentPickle:
     """Pickle of a sequence of objects, in memory that processes can receive.
 
-    The memory contains the streams, one for each object, then the out-of-band buffers, then an
+    The memory contains the streams, one for each object, then the large buffers, then an
     index with the end of the last stream and of each buffer.  One pickler writes all streams, so
     that an object contained in two of them is unpickled as one object.  A later stream may
     therefore refer to an earlier one.  The streams are in the order of the objects, because
@@ -112,7 +116,14 @@ class ArgumentPickle:
     ) -> "Tuple[io.BytesIO, List[pickle.PickleBuffer]]":
         stream = io.BytesIO()
         buffers: "List[pickle.PickleBuffer]" = []
-        pickler = _pickler_class(package)(stream, 5, buffer_callback=buffers.append)
+
+        def stays_in_stream(buffer: "pickle.PickleBuffer") -> bool:
+            is_small = memoryview(buffer).nbytes < _MINIMUM_SHARED
+            if not is_small:
+                buffers.append(buffer)
+            return is_small
+
+        pickler = _pickler_class(package)(stream, 5, buffer_callback=stays_in_stream)
         pickler.prepare(self.apart)
         has_order_changed = False
         for i, following in zip(self.order, [*self.order[1:], None]):

@@ -2,6 +2,7 @@
 
 import functools
 import mmap
+import sys
 
 from .packages import module
 
@@ -9,8 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Sequence, Tuple
 
-# Buffers of fewer bytes are copied: a view of such a buffer would take more memory than the copy.
-_MINIMUM_SHARED = 4096
+# Arrays of ctypes that this process keeps.  On PyPy, a memoryview does not keep them alive: without
+# these references, reading the view would crash the process.
+_kept: "List[Any]" = []
 
 
 def aligned(position: int) -> int:
@@ -59,9 +61,10 @@ def _buffer(file: mmap.mmap, start: int, size: int) -> "Any":
     A slice of a memoryview of the mapping would not do: its ``obj`` is the whole mapping, and some
     classes use ``obj``, such as ``ZeroCopyByteArray`` in the documentation of ``pickle``.
     """
-    if size < _MINIMUM_SHARED:
-        return bytearray(file[start : start + size])
     # Imported here because few workers need it.  Workers that import NumPy import it, anyway.
     import ctypes
 
-    return memoryview((ctypes.c_char * size).from_buffer(file, start)).cast("B")
+    array = (ctypes.c_char * size).from_buffer(file, start)
+    if sys.implementation.name == "pypy":
+        _kept.append(array)
+    return memoryview(array).cast("B")

@@ -79,6 +79,8 @@ class InitArgs:
 
     def close(self) -> None:
         """Release the objects and their memory, when no more workers are started."""
+        if self._pickle is not None and self._pickle.memory is not None:
+            self._pickle.memory.close()
         self._objects = self._pickle = None
 
     def __reduce__(self) -> "Tuple[Callable[..., ReceivedInitArgs], Tuple[Any, ...]]":
