@@ -2,9 +2,11 @@
 
 import os
 import sys
+import threading
 
 import pytest
-from conftest import TIMEOUT, join_in_time, wait_until
+from conftest import TIMEOUT, call_in_thread, join_in_time, wait_until
+from multiprocessing_initret._parent import supervisor
 from pool_support import (
     NotAnException,
     add,
@@ -155,6 +157,25 @@ def test_callback_terminates_the_pool(make_pool, make_thread_pool, tmp_path, met
         assert result_or_exception(inside) is None or is_lost(
             result_or_exception(inside), "terminated"
         )
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_iterable_ends_after_the_pool(make_pool, make_thread_pool, monkeypatch, method):
+    """Its iterator ends, although the task handler then reports another length."""
+    monkeypatch.setattr(supervisor, "_ITERABLE_TIMEOUT", 0.1)
+    for pool in make_pool(), make_thread_pool():
+        may_end = threading.Event()
+
+        def items():
+            yield from range(3)
+            may_end.wait(TIMEOUT)  # noqa: B023
+
+        iterator = getattr(pool, method)(add, items())
+        assert iterator.next(TIMEOUT) in (40, 41, 42)
+        pool.terminate()
+        may_end.set()
+        call_in_thread(pool._task_handler.join)
+        assert is_lost(results_and_exceptions(iterator)[-1], "terminated")
 
 
 def test_terminated_pool_calls_no_callbacks(make_pool, tmp_path):

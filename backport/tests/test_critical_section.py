@@ -81,3 +81,19 @@ def test_call_is_made_outside(section):
     with section:
         section.postpones(lambda: postponed.append(section.postpones(print)))
     assert postponed == [False]
+
+
+def test_sections_of_other_pools(section):
+    """A thread that starts a worker of one pool must not terminate another pool."""
+    calls = []
+    with CriticalSection():
+        assert section.postpones(calls.append, 1)
+    assert calls == [1]
+
+
+def test_forked_child(section):
+    """The thread that forked it is in the section, and the child never leaves it."""
+    section.__enter__()
+    section.postpones(print)
+    section.leave_in_child()
+    assert not section.postpones(print) and not section.postponed

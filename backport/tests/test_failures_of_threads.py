@@ -49,6 +49,7 @@ def check_broken(pool, *results):
         error = error_of(result)
         assert type(error) is WorkerLostError and "the pool is broken" in str(error)
         assert isinstance(error.__cause__, ZeroDivisionError)
+        assert "in raise_unexpected" in str(error.__cause__.__cause__)
     with pytest.raises(WorkerLostError) as caught:
         pool.imap(add, [1]).next(TIMEOUT)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -187,3 +188,25 @@ def test_callback_and_excepthook_raise(pool, monkeypatch, kind, error):
     check_pool(pool)
     if kind == "threads":
         end_pool(pool, "close")
+
+
+def test_worker_handler_fails_in_a_critical_section(pool, monkeypatch):
+    """The garbage collector must not terminate the pool while its lock is held."""
+    workforce = pool._quick_put.__self__._workforce
+    lock, handler, seen = workforce._lock, pool._worker_handler, []
+
+    class Lock:
+        def __enter__(self):
+            if threading.current_thread() is handler:
+                seen.append(threading.get_ident() in workforce._section)
+            lock.acquire()
+
+        def __exit__(self, *_):
+            lock.release()
+
+    monkeypatch.setattr(workforce, "_lock", Lock())
+    monkeypatch.setattr(Reaper, "reap", raise_unexpected)
+    result = pool.apply_async(wait_long)
+    kill(pool._pool[0])
+    error_of(result)
+    assert len(seen) >= 2 and all(seen)

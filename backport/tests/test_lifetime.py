@@ -7,8 +7,41 @@ import weakref
 
 import multiprocessing_initret
 import pytest
-from conftest import START_METHODS, TIMEOUT, counts_references, linux, wait_until
-from pool_support import add, create_pool
+from conftest import (
+    START_METHODS,
+    TIMEOUT,
+    call_in_thread,
+    counts_references,
+    linux,
+    wait_until,
+)
+from multiprocessing_initret._parent.reaper import Reaper
+from pool_support import (
+    KILL,
+    add,
+    block,
+    create_pool,
+    end_pool,
+    error_of,
+    unblock,
+    wait_for_pid,
+    write_pid_and_wait,
+)
+
+
+def garbage():
+    """Collect cyclic garbage; return the objects of multiprocessing and of this package."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        return [obj for obj in gc.garbage if "multiprocessing" in str(type(obj).__module__)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
+def identity(value, initret=None):
+    return value
 
 
 class Resource:
@@ -49,14 +82,74 @@ def test_nothing_is_garbage(kind, end, no_collector):
     use(pool, end)
     del pool
     assert reference() is None
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    assert garbage() == []
+
+
+@counts_references
+@pytest.mark.parametrize("kind", ["threads", *START_METHODS])
+def test_nothing_is_garbage_if_the_pool_ends_in_its_result_handler(kind, no_collector, tmp_path):
+    """The result handler drops the last reference to the pool, with that to the result."""
+    path = str(tmp_path / "inside")
+    for is_first in True, False:
         gc.collect()
-        found = [obj for obj in gc.garbage if "multiprocessing" in str(type(obj).__module__)]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-    assert found == []
+        resource = Resource()
+        reference = weakref.ref(resource)
+        pool = make(kind, resource)
+        del resource
+        result, handler = pool.apply_async(block, (path,)), pool._result_handler
+        wait_until(lambda: os.path.exists(path))
+        del pool
+        unblock(path)
+        assert result.get(TIMEOUT) is None
+        call_in_thread(handler.join)
+        if not is_first:  # the first pool makes what is made once for all pools
+            assert reference() is None
+            assert garbage() == []
+
+
+def raise_unexpected(*args):
+    raise ZeroDivisionError("unexpected")
+
+
+@counts_references
+@pytest.mark.parametrize("kind", START_METHODS)
+def test_result_of_a_broken_pool(kind, no_collector, tmp_path, monkeypatch):
+    """A program may keep it, and with it the exception that broke the pool."""
+    resource, path = Resource(), str(tmp_path / "inside")
+    reference = weakref.ref(resource)
+    pool = make(kind, resource)
+    del resource
+    result = pool.apply_async(write_pid_and_wait, (path,))
+    pid = wait_for_pid(path)
+    with monkeypatch.context() as context:
+        context.setattr(Reaper, "reap", raise_unexpected)
+        os.kill(pid, KILL)
+        assert "unexpected" in str(error_of(result))
+    end_pool(pool)
+    del pool
+    assert reference() is None
+
+
+@linux
+@counts_references
+def test_descriptors_of_a_kept_result(no_collector):
+    """A kept result keeps no more descriptors than in the standard pool."""
+
+    def count(**kwds):
+        context = multiprocessing.get_context("fork")
+        before = len(os.listdir("/proc/self/fd"))
+        pool = multiprocessing_initret.Pool(1, dict, context=context, **kwds)
+        result = pool.map_async(identity, range(3))
+        assert result.get(TIMEOUT) == [0, 1, 2]
+        end_pool(pool, "close")
+        del pool
+        return len(os.listdir("/proc/self/fd")) - before, result
+
+    for _ in range(2):  # the first pools make what is made once for all pools
+        gc.collect()
+        ours, kept = count(expect_initret=True)
+        standard, kept = count()
+    assert ours <= standard
 
 
 @pytest.mark.parametrize("kind", START_METHODS)

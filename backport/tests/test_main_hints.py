@@ -84,6 +84,24 @@ def test_stdin(python, args):
     assert "AttributeError" in output or "WorkerLostError the pool is broken" in output
 
 
+AT_EXIT = (
+    """
+import atexit
+"""
+    + PROGRAM.replace('if __name__ == "__main__":', "def call_add():")
+    + """
+if __name__ == "__main__":
+    atexit.register(call_add)
+"""
+)
+
+
+def test_exit_handler(python, tmp_path):
+    """The main module has ended, and has no file any more."""
+    (tmp_path / "program.py").write_text(AT_EXIT)
+    check_hint(python("program.py"), "a main module that has ended")
+
+
 RUN = """
 import runpy
 program = runpy.run_path("program.py", run_name="__main__")

@@ -7,7 +7,7 @@ import sys
 import types
 
 import pytest
-from conftest import TIMEOUT, WINDOWS, join_in_time, posix, wait_until
+from conftest import START_METHODS, TIMEOUT, WINDOWS, join_in_time, posix, wait_until
 from multiprocessing_initret._parent import task_pipe
 from pool_support import (
     FORK_SERVER_REPORTS_SIGNALS,
@@ -184,6 +184,33 @@ def test_child_of_a_lost_worker(make_pool, tmp_path, start_method):
         join_in_time(pool)
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def fork_child_and_exit(path, initret):
+    if not os.fork():
+        write_pid_and_wait(path)
+        os._exit(0)
+    wait_for_pid(path)
+    os._exit(255)
+
+
+@posix
+@pytest.mark.parametrize("start_method", {"forkserver"} & set(START_METHODS))
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="the child has the result pipe")
+def test_child_of_a_worker_that_exits_with_code_255(make_pool, tmp_path, monkeypatch):
+    """Nothing is killed: the process identifier of the worker may belong to another process."""
+    path, kill, killed = str(tmp_path / "child"), os.kill, []
+    monkeypatch.setattr(os, "kill", lambda *args: killed.append(args))
+    pool = make_pool()
+    result = pool.apply_async(fork_child_and_exit, (path,))
+    child = wait_for_pid(path)
+    try:
+        assert is_lost(result_or_exception(result), "code 255")
+        check_pool(pool)
+    finally:
+        monkeypatch.undo()
+        kill(child, signal.SIGKILL)
+    assert killed == []
 
 
 OUT_OF_MEMORY = """

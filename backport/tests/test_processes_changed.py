@@ -10,7 +10,15 @@ from concurrent.futures import ProcessPoolExecutor
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, linux, posix, wait_until
-from pool_support import add, check_pool, create_pool, end_pool, is_lost, result_or_exception
+from pool_support import (
+    add,
+    check_pool,
+    create_pool,
+    end_pool,
+    exit_at_three,
+    is_lost,
+    result_or_exception,
+)
 
 
 def get_pid(item, initret):
@@ -30,6 +38,8 @@ def test_more_processes(start_method):
         wait_until(
             lambda: pids.update(pool.map_async(get_pid, range(40), 1).get(TIMEOUT)) or len(pids) > 3
         )
+        # Since Python 3.8, the worker handler does not replace this worker.
+        assert is_lost(result_or_exception(pool.apply_async(exit_at_three, (3, "_exit"))), "code 3")
         pool.close()
         pool.join()
 

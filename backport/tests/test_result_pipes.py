@@ -8,10 +8,11 @@ import select
 import selectors
 import sys
 import threading
+import types
 import weakref
 
 import pytest
-from conftest import TIMEOUT, WINDOWS, linux
+from conftest import TIMEOUT, WINDOWS, call_in_thread, linux
 from multiprocessing_initret._parent import result_pipes
 from multiprocessing_initret._shared.messages import RESULT_HEADER, MessageBuffer, TruncatedMessage
 from multiprocessing_initret._shared.record import RUNNING, Records
@@ -65,6 +66,32 @@ def test_messages(pipes):
     for worker in workers:
         worker.writer.send_bytes(b"two")
     assert set(pipes.wait()) == set(workers)
+
+
+def test_wake_up_is_read_while_another_thread_is_waking(pipes):
+    """That thread may be waiting for the result handler, if the pool is terminated there."""
+    pipes.wake()
+    with pipes._wake_lock:
+        assert call_in_thread(pipes.read_wake_up) is False
+    pipes.wake()
+    assert pipes.wait() == [None]
+
+
+def test_failed_wake_up(pipes):
+    """The next one is sent."""
+
+    class Interrupted(Exception):
+        pass
+
+    def send_bytes(data):
+        raise Interrupted
+
+    writer, pipes._wake_writer = pipes._wake_writer, types.SimpleNamespace(send_bytes=send_bytes)
+    with pytest.raises(Interrupted):
+        pipes.wake()
+    pipes._wake_writer = writer
+    pipes.wake()
+    assert pipes.wait() == [None]
 
 
 def test_end_of_a_pipe(pipes):

@@ -185,6 +185,13 @@ def wait_until(condition):
 def living():
     return sum(worker.exitcode is None for worker in list(pool._pool) if worker.pid)
 
+def is_any_free():
+    try:
+        os.close(os.dup(2))
+    except OSError:
+        return False
+    return True
+
 if __name__ == "__main__":
     os.dup2(os.open("log", os.O_WRONLY | os.O_CREAT), 2)
     multiprocessing.log_to_stderr()
@@ -192,10 +199,16 @@ if __name__ == "__main__":
     pool = multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True)
     pool.map(add, range(4), chunksize=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    os.kill(pool._pool[0].pid, signal.SIGKILL)
-    wait_until(lambda: os.path.getsize("log"))
-    print(pool.map_async(add, range(3), chunksize=1).get(50), living(), flush=True)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    held = []
+    while is_any_free():
+        held.append(os.dup(2))
+    for _ in range(int(sys.argv[2])):
+        os.close(held.pop())
+    killed, other = pool._pool
+    os.kill(killed.pid, signal.SIGKILL)
+    wait_until(lambda: os.path.getsize("log") or killed not in pool._pool and living() == 2)
+    print(pool.map_async(add, range(3), chunksize=1).get(50), other.exitcode, flush=True)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     wait_until(lambda: living() == 2)
     print(pool.map_async(add, range(3), chunksize=1).get(50), flush=True)
@@ -204,10 +217,46 @@ if __name__ == "__main__":
 """
 
 
-def test_no_descriptors(python, tmp_path, start_method):
-    """The process reaches its limit of open files, and the limit is raised again."""
+@pytest.mark.parametrize("free", [0, 2, 3, 4])
+def test_no_descriptors(python, tmp_path, start_method, free):
+    """The process reaches its limit of open files, and the limit is raised again.
+
+    With a few free descriptors, a fork server would receive an incomplete request, and exit.
+    """
     (tmp_path / "program.py").write_text(PROGRAM)
-    output = python("program.py", start_method)
-    assert output.splitlines() == ["[40, 41, 42] 1", "[40, 41, 42]"]
+    output = python("program.py", start_method, free)
+    assert output.splitlines() == ["[40, 41, 42] None", "[40, 41, 42]"]
     log = (tmp_path / "log").read_text()
-    assert log.count("a worker could not be started") == 1, log
+    count = log.count("a worker could not be started")
+    assert count == 1 or free and count == 0, log
+
+
+LARGE_PROCESS = """
+import multiprocessing, os
+import multiprocessing_initret
+
+class ForOneProcess:
+    def __reduce__(self):
+        multiprocessing.context.assert_spawning(self)
+        return bytes, (bytes(10**6),)
+
+if __name__ == "__mp_main__":
+    os._exit(1)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pool = multiprocessing_initret.Pool(
+        1, len, (ForOneProcess(),), context=context, expect_initret=True
+    )
+    try:
+        pool.apply_async(int).get(50)
+    except multiprocessing_initret.WorkerLostError as error:
+        print(error)
+    pool.terminate()
+"""
+
+
+def test_worker_exits_before_it_has_read_its_process_object(python, tmp_path):
+    """The standard Popen would wait until the worker reads the rest of a large object."""
+    (tmp_path / "program.py").write_text(LARGE_PROCESS)
+    assert "the pool is broken" in python("program.py")

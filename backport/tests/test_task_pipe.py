@@ -73,6 +73,7 @@ class SteppingReader:
 
     def __init__(self, reader, steps):
         self._reader = reader
+        self.fileno = reader.fileno
         self._steps = steps
         self.count = 0  # bytes of the message that have been read
 

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import multiprocessing
 import multiprocessing.pool
+import multiprocessing.reduction
 import os
 import signal
 import sys
@@ -11,8 +12,18 @@ import threading
 from functools import partial
 
 import pytest
-from conftest import TIMEOUT, counts_references, join_in_time, linux, posix, wait_until
+from conftest import (
+    START_METHODS,
+    TIMEOUT,
+    call_in_thread,
+    counts_references,
+    join_in_time,
+    linux,
+    posix,
+    wait_until,
+)
 from multiprocessing_initret._parent import reaper
+from multiprocessing_initret._parent.workforce import Workforce
 from pool_support import (
     KILL,
     KILLED,
@@ -183,6 +194,43 @@ def test_pool_ends_while_a_call_reads_the_length(make_pool, make_thread_pool, en
         with pytest.raises(ValueError):
             pool.map_async(add, EndsPoolInLen(getattr(pool, end)))
         join_in_time(pool)
+
+
+@posix
+def test_terminate_in_the_task_handler(make_pool, monkeypatch):
+    """A killed worker may have left a part of a message in the task pipe."""
+    pool = make_pool()
+    terminate = Workforce.terminate
+
+    def terminate_and_leave_a_part(workforce):
+        terminate(workforce)
+        os.write(pool._inqueue._writer.fileno(), b"\0\0")
+
+    def items():
+        yield 1
+        pool.terminate()
+
+    monkeypatch.setattr(Workforce, "terminate", terminate_and_leave_a_part)
+    pool.imap(add, items())
+    call_in_thread(pool._task_handler.join)
+    join_in_time(pool)
+
+
+@posix
+@pytest.mark.parametrize("start_method", {"forkserver"} & set(START_METHODS))
+def test_garbage_collector_terminates_a_pool_while_another_one_starts(make_pool, monkeypatch):
+    """The fork server waits for the request, and would not report that workers have exited."""
+    pool, sendfds = make_pool(), multiprocessing.reduction.sendfds
+
+    def terminate_and_send(*args):
+        monkeypatch.undo()
+        pool.terminate()
+        return sendfds(*args)
+
+    monkeypatch.setattr(multiprocessing.reduction, "sendfds", terminate_and_send)
+    other = call_in_thread(make_pool)
+    check_pool(other)
+    join_in_time(pool)
 
 
 @pytest.mark.parametrize("step", ["reap", "start"])

@@ -5,7 +5,7 @@ import multiprocessing.pool
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, wait_until
+from conftest import TIMEOUT, call_in_thread, wait_until
 from multiprocessing_initret._parent.throttle import Throttle
 from pool_support import add
 
@@ -101,3 +101,15 @@ def test_a_throttle_suspends_and_resumes_its_tasks():
     running[0] = False
     throttle.release()
     assert list(calls[1][0]) == ["d", "e"] and lengths == [5]
+
+
+def test_room_is_made_while_room_is_made():
+    """The garbage collector terminates the pool, and so releases the throttle, at any point."""
+    throttle = Throttle(lambda: True, print, print, 0, iter("a"))
+
+    def release():
+        with throttle._lock:
+            throttle.release()
+
+    call_in_thread(release)
+    assert list(throttle.send_some()) == ["a"]

@@ -1,6 +1,7 @@
 """Worker processes that are interrupted, ignore signals, or outlive their parent process."""
 
 import contextlib
+import multiprocessing
 import os
 import pickle
 import signal
@@ -12,7 +13,8 @@ import types
 import pytest
 from conftest import TIMEOUT, posix, wait_until
 from multiprocessing_initret import WorkerLostError
-from multiprocessing_initret._worker.process import ResultInterrupted, Results
+from multiprocessing_initret._shared.record import STOPPING, Records
+from multiprocessing_initret._worker.process import RecordedTasks, ResultInterrupted, Results
 from pool_support import add, check_pool, is_running, wait_until_idle
 
 #
@@ -101,6 +103,54 @@ def test_signal_while_workers_wait_for_a_task(make_pool):
     # A worker that waits for the lock handles the signal when it gets the lock.
     wait_until(lambda: any(worker.exitcode is not None for worker in workers))
     check_pool(pool)
+
+
+#
+# Receiving a task is interrupted
+#
+
+
+def make_tasks(acquire, release, recv_bytes, reader):
+    """Return the tasks of a worker, with a lock and a reader that call these functions."""
+    lock = types.SimpleNamespace(acquire=acquire, release=release)
+    reader = types.SimpleNamespace(recv_bytes=recv_bytes, fileno=reader.fileno)
+    channel = types.SimpleNamespace(
+        record=Records("multiprocessing", 1).acquire(), defers_initializer=True, parent_pid=None
+    )
+    queue = types.SimpleNamespace(_rlock=lock, _reader=reader)
+    return RecordedTasks("multiprocessing", queue, None, "", channel)
+
+
+@posix
+@pytest.mark.parametrize("is_parent_alive", [True, False])
+def test_lock_is_released_if_the_parent_has_exited(is_parent_alive):
+    """Otherwise the parent releases it, when it has removed the rest of the message."""
+    calls = []
+
+    def recv_bytes():
+        raise KeyboardInterrupt
+
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer:
+        tasks = make_tasks(lambda *_: True, lambda: calls.append("release"), recv_bytes, reader)
+        if not is_parent_alive:
+            writer.close()
+        with pytest.raises(KeyboardInterrupt):
+            tasks.get()
+    assert calls == ([] if is_parent_alive else ["release"])
+
+
+def test_lock_has_been_released_by_the_parent():
+    """The parent has taken this worker for one that died with the lock."""
+
+    def release():
+        raise ValueError("semaphore or lock released too many times")
+
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer:
+        tasks = make_tasks(lambda *_: True, release, reader.recv_bytes, reader)
+        tasks._record.records.integers[STOPPING] = 1
+        assert tasks.get() is None
 
 
 #

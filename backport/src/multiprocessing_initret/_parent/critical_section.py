@@ -23,7 +23,11 @@ class CriticalSection:
                 ...
 
     A section can be entered by several threads at once, and more than once by the same thread.
-    It locks nothing.  Each pool has one instance.
+    It locks nothing.
+
+    Each pool has one instance.  A thread that is in the section of one pool is in the sections of
+    all pools, because the termination of another pool may wait for the fork server, which waits
+    for the rest of the request of a thread that starts a worker.
     """
 
     #: Identifier of a thread that is in the section without a ``with`` statement, which would
@@ -31,11 +35,11 @@ class CriticalSection:
     #: :meth:`run_postponed` if something is :attr:`postponed`.
     thread: "Optional[int]" = None
 
-    def __init__(self) -> None:
-        # Thread identifiers, one for each time that a thread has entered the section.
-        self._threads: "List[int]" = []
-        #: The calls that have been postponed, with the threads that are to make them.
-        self.postponed: "List[Tuple[int, Callable[..., None], Tuple[Any, ...]]]" = []
+    # Thread identifiers, one for each time that a thread has entered a section.
+    _threads: "List[int]" = []
+
+    #: The calls that have been postponed, with the threads that are to make them.
+    postponed: "List[Tuple[int, Callable[..., None], Tuple[Any, ...]]]" = []
 
     def __enter__(self) -> None:
         self._threads.append(threading.get_ident())
@@ -47,6 +51,11 @@ class CriticalSection:
 
     def __contains__(self, thread: int) -> bool:
         return thread == self.thread or thread in self._threads
+
+    def leave_in_child(self) -> None:
+        """Forget the threads of the parent, in a process that was forked from it."""
+        self._threads.clear()
+        self.postponed.clear()
 
     def postpones(self, function: "Callable[..., None]", *args: "Any") -> bool:
         """Return whether this thread is in the section.

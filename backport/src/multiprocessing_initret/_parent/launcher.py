@@ -1,4 +1,4 @@
-"""Start worker processes, and fork them only while no result is being unpickled."""
+"""Start worker processes, and fork none while a result is being unpickled."""
 
 import os
 
@@ -9,13 +9,16 @@ from .worker_process import METHODS_OF_CHILDREN
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from typing import Any, Optional
+    from typing import Any, List
 
     from .._shared.record import Records
     from .reaper import Reaper
     from .standard_pool import StandardPool
     from .template import Template
     from .worker_process import WorkerProcess
+
+# More descriptors than ForkServer.connect_to_new_process() opens.
+_DESCRIPTORS_OF_A_REQUEST = 8
 
 # Time, in seconds, between checks whether the pool still needs a worker whose start waits until
 # a result has been unpickled.
@@ -66,10 +69,17 @@ class Launcher:
         try:
             record = channel.record = self._records.acquire()
             channel.defers_initializer = self._reaper.defers_initializer()
-            channel.parent_pid = self._parent_pid(worker.process)
+            method = getattr(worker.process, "_start_method", None) or self._ctx.get_start_method()
+            channel.parent_pid = os.getpid() if method in METHODS_OF_CHILDREN else None
             worker.generation = self._reaper.generation
             self._template.adopt(worker.process)
-            is_started = self._start_process(worker.process)
+            if method == "fork":
+                is_started = self._fork(worker.process)
+            else:
+                if method == "forkserver":
+                    self._check_descriptors(worker.reader)
+                worker.process.start()
+                is_started = True
         finally:
             channel.writer.close()
             if not is_started:
@@ -80,13 +90,9 @@ class Launcher:
             worker.watch_process()
         return is_started
 
-    def _parent_pid(self, process: "Any") -> "Optional[int]":
-        method = getattr(process, "_start_method", None) or self._ctx.get_start_method()
-        return os.getpid() if method in METHODS_OF_CHILDREN else None
-
-    def _start_process(self, process: "Any") -> bool:
-        # Deadlock: the result handler may unpickle a result whose module is being imported by a
-        # thread that terminates the pool, and terminate() waits for the current thread.
+    def _fork(self, process: "Any") -> bool:
+        # Deadlock: a thread may call terminate() while it imports a module.  The result handler
+        # may wait for that import, with the lock held, and terminate() waits for this thread.
         while not self._unpickling_lock.acquire(True, _UNPICKLING_INTERVAL):
             if not self._standard.maintains_workers():
                 return False
@@ -95,6 +101,19 @@ class Launcher:
         finally:
             self._unpickling_lock.release()
         return True
+
+    def _check_descriptors(self, connection: "Any") -> None:
+        """Raise :exc:`OSError` if there are too few descriptors for a request to a fork server.
+
+        A fork server that receives an incomplete request exits, and then its workers are lost.
+        """
+        duplicates: "List[int]" = []
+        try:
+            while len(duplicates) < _DESCRIPTORS_OF_A_REQUEST:
+                duplicates.append(os.dup(connection.fileno()))
+        finally:
+            for fd in duplicates:
+                os.close(fd)
 
     def failed_in_constructor(self, error: Exception) -> Exception:
         """Close the template, and return the exception that the constructor of the pool raises."""

@@ -30,6 +30,8 @@ def missing_name_hint() -> str:
         return f"workers cannot import what is defined by python -c: {_ADVICE}"
     if _is_read_from_stdin(main):
         return f"workers cannot import a program that is read from stdin: {_ADVICE}"
+    if not hasattr(main, "__file__"):  # in an exit handler, or in a thread that still runs
+        return f"workers cannot import a main module that has ended: {_ADVICE}"
     return (
         'workers import the main module without what follows `if __name__ == "__main__":`: '
         f"define it before that line, or {_ADVICE}"

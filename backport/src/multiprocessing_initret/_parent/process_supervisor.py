@@ -103,6 +103,7 @@ class ProcessSupervisor(Supervisor):
         self._starter.constructed()
 
     def _after_fork(self) -> None:
+        self._section.leave_in_child()
         self._task_pipe.close_in_child()
         if self._workforce is not None:
             self._workforce.close_in_child()
@@ -122,12 +123,12 @@ class ProcessSupervisor(Supervisor):
     def _create(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
         channel = Channel()
         bound = self._bind(target, args, channel)
-        if not self._starter.needs_worker():
+        if not self._workforce.accepts_workers():
             return PlaceholderProcess()
         process = self._standard.standard("Process")(
             *context, target=run_process, args=bound, **kwds
         )
-        return WorkerProcess(self._starter.start, process, channel)
+        return WorkerProcess(self._starter.start, self._workforce.reap, process, channel)
 
     def _prepare(self, initargs: "Any") -> None:
         super()._prepare(initargs)

@@ -37,7 +37,8 @@ class ResultPipes:
     Only the result handler calls the methods, with three exceptions: any thread may call
     :meth:`wake`, the pool's constructor calls :meth:`add` before the result handler starts, and
     :meth:`close` is called after the result handler has ended.  ``_wake_lock`` guards writing to
-    the wake-up pipe.
+    the wake-up pipe.  The result handler does not acquire it: a thread that holds it might be
+    waiting for the result handler.
 
     :param queue: the pool's ``_outqueue``
     """
@@ -55,15 +56,19 @@ class ResultPipes:
         """Wake the result handler: make :meth:`wait` return a list that contains None."""
         with self._wake_lock:
             if not self._is_woken:
-                self._wake_writer.send_bytes(_WAKE_UP)
+                # First, because the result handler resets it without the lock.
                 self._is_woken = True
+                try:
+                    self._wake_writer.send_bytes(_WAKE_UP)
+                except BaseException:
+                    self._is_woken = False
+                    raise
 
     def read_wake_up(self) -> bool:
         """Read a wake-up, and return whether it was the pool's sentinel instead."""
         is_sentinel = self._wake_reader.recv_bytes() != _WAKE_UP
         if not is_sentinel:
-            with self._wake_lock:
-                self._is_woken = False
+            self._is_woken = False
         return bool(is_sentinel)
 
     def add(self, worker: "WorkerProcess") -> None:

@@ -162,8 +162,9 @@ class StandardPool:
         """Replace methods by functions, as attributes of the pool."""
         for name, function in functions.items():
             method = getattr(pool, name)
-            # A bound method would refer to the pool; functions and class methods do not.
-            is_bound = isinstance(method, types.MethodType) and method.__self__ is pool
+            # A bound method would refer to the pool, or to a connection.  A result, which refers
+            # to the cache and so to this object, would keep them alive.
+            is_bound = isinstance(method, types.MethodType)
             self._replaced[name] = weakref.WeakMethod(method) if is_bound else _returning(method)
             setattr(pool, name, function)
 
@@ -234,7 +235,7 @@ class StandardPool:
         semaphore, room = result._buffersize_sema, 0
         while semaphore.acquire(False):
             room += 1
-        set_length = functools.partial(_set_length, pool._cache, result._job)
+        set_length = result._set_length
         throttle = Throttle(self.is_running, pool._taskqueue.put, set_length, room, tasks)
         pool._taskqueue_buffersize_semaphores.discard(semaphore)
         pool._taskqueue_buffersize_semaphores.add(throttle)
@@ -262,6 +263,16 @@ class StandardPool:
     def change_notifier(self) -> "Any":
         """Return the queue that wakes the worker handler; None before Python 3.8."""
         return getattr(self._weak_pool(), "_change_notifier", None)
+
+    def worker_added(self) -> None:
+        """Wake the worker handler if another thread, of the program, has added a worker.
+
+        Otherwise the worker handler would not wait for the exit of this worker.
+        """
+        handler = getattr(self._weak_pool(), "_worker_handler", None)
+        notifier = self.change_notifier()
+        if notifier is not None and threading.current_thread() is not handler:
+            notifier.put(None)
 
     # Bind the arguments of the standard functions by name.
 
@@ -341,6 +352,17 @@ def chunks_pending(result: "Any") -> int:
 def is_iterator(result: "Any") -> bool:
     """Return whether a result is the iterator of an ``imap()``."""
     return hasattr(result, "_set_length")
+
+
+def keep_length(result: "Any", cache: "Any", job: int) -> None:
+    """Let the length of an iterator be set only while its job is in the cache.
+
+    Race: the pool may fail the iterator, and set its length, while the task handler still reads
+    the iterable.  With the length that the task handler sets at its end, the iterator would wait
+    for more results.
+    """
+    if is_iterator(result):
+        result._set_length = functools.partial(_set_length, cache, job)
 
 
 def _set_length(cache: "Any", job: int, length: int) -> None:

@@ -57,12 +57,6 @@ class Starter:
         """Return whether this thread is constructing the pool."""
         return threading.get_ident() == self._constructing
 
-    def needs_worker(self) -> bool:
-        """Reap the workers that have exited, and return whether another one may be started."""
-        if not self.is_constructing():  # later, the worker handler reaps these workers, too
-            self._workforce.reap()
-        return self._workforce.accepts_workers()
-
     def start(self, worker: "WorkerProcess") -> bool:
         """Start a worker, and return whether it has been started.
 
@@ -110,6 +104,8 @@ class Starter:
                 if not self._launcher.launch(worker):
                     return False
                 self._workforce.add(worker, self.is_constructing())
+            if not self.is_constructing():
+                self._standard.worker_added()
         except Exception as error:
             if self.is_constructing():
                 raise

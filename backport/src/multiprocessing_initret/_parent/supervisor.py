@@ -153,6 +153,7 @@ class Supervisor:
         """Return the tasks of a call, in the calling thread; the task handler consumes them."""
         result = self._results.get(job)
         func = self._standard.function_to_send(func)
+        standard_pool.keep_length(result, self._results, job)
         tasks = self._iterate(job, func, iterable, standard_pool.chunks_pending(result))
         if semaphore is None:
             return tasks
@@ -187,12 +188,12 @@ class Supervisor:
         try:
             self._standard.stop_handlers(named_args)
             self._stop_workers()
-            args = self._wait_for_task_handler(named_args, args)
+            remaining_args = self._wait_for_task_handler(named_args, args)
             if not named_args.result_handler.is_alive():
                 # If the result handler has ended, the standard function asserts that no
                 # result is pending.
                 self._fail_pending()
-            self._standard.standard("_terminate_pool")(*args)
+            self._standard.standard("_terminate_pool")(*remaining_args)
         except BaseException:
             # Ctrl-C, or the exception of a signal handler.
             self._standard.enable_second_terminate(*args)
@@ -218,6 +219,8 @@ class Supervisor:
             if time.monotonic() > deadline:
                 placeholder = _PlaceholderThread()
                 return tuple(placeholder if arg is task_handler else arg for arg in args)
+        # The task handler may have ended before, or may be this thread.
+        self._discard_tasks()
         return args
 
     def _fail_pending(self) -> None:

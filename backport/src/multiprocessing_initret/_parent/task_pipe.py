@@ -293,7 +293,7 @@ class PosixTaskPipe(TaskPipe):
         is_whole_body = position == sent.start + sent.header_size and end == sent.end
         is_task = sent.job is not None and not self._is_stopping
         if is_whole_body and is_task and self._write_message(sent.job, sent.index, bytes(rest)):
-            del self._in_flight[number]
+            self._in_flight.pop(number, None)  # race: the pool may have failed all tasks
 
     def _remove_some(self) -> None:
         os.read(self._reader.fileno(), 65536)

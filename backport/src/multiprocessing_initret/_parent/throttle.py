@@ -43,7 +43,9 @@ class Throttle:
         self._put = put
         self._set_length = set_length
         self._tasks = tasks
-        self._lock = threading.Lock()
+        # Reentrant because the garbage collector may terminate the pool, which calls release(), in
+        # a thread that holds it.
+        self._lock = threading.RLock()
         self._room = room
         self._is_suspended = False
         self._count = 0

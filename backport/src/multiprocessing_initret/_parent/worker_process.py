@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+import weakref
 
 from .._shared.errors import WorkerLostError
 from .._shared.messages import MessageBuffer
@@ -35,7 +36,10 @@ class PlaceholderProcess:
     def start(self) -> None:
         """Do nothing."""
 
-    terminate = join = start
+    terminate = start
+
+    def join(self, timeout: "Optional[float]" = None) -> None:
+        """Do nothing."""
 
     def is_alive(self) -> bool:
         """Return False."""
@@ -49,7 +53,8 @@ class WorkerProcess:
     worker handler or the task handler reaps it, and the result handler reads from its result pipe.
     Every attribute is written by one thread at a time.
 
-    :param start: starts this worker, and returns whether it has been started
+    :param start: ``Starter.start()``
+    :param reap: ``Workforce.reap()``
     :param process: the standard process object, not started yet
     :param channel: the argument of the process that is completed when the process is started
     """
@@ -57,9 +62,16 @@ class WorkerProcess:
     reader: "Any"  # the end of the result pipe that the parent reads from
 
     def __init__(
-        self, start: "Callable[[WorkerProcess], bool]", process: "Any", channel: "Channel"
+        self,
+        start: "Callable[[WorkerProcess], bool]",
+        reap: "Callable[[], None]",
+        process: "Any",
+        channel: "Channel",
     ) -> None:
+        # The workforce refers to its workers.  References in the other direction would be cycles,
+        # so start() deletes this one.
         self._start = start
+        self._reap = weakref.WeakMethod(reap)
         self.process = process
         self.channel = channel
         self.unread = MessageBuffer()
@@ -105,8 +117,19 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start the process, or put a placeholder in its place if no worker is needed any more."""
-        if not self._start(self):
+        start = vars(self).pop("_start")
+        if not start(self):
             self.process = PlaceholderProcess()
+
+    def join(self, timeout: "Optional[float]" = None) -> None:
+        """Wait until the process has exited, and reap it.
+
+        The worker handler joins each worker that has exited, even one that it does not replace.
+        """
+        self.process.join(timeout)
+        reap = self._reap()
+        if reap is not None and self.exitcode is not None:
+            reap()
 
     @property
     def start_method(self) -> str:

@@ -3,8 +3,10 @@
 import os
 import threading
 import time
+import traceback
 
 from .._shared.errors import WorkerLostError
+from .._shared.packages import module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ class Workforce:
             # An exception would end the thread, and nothing would reap workers any more.
             reason, cause = f"{error!r} while an exited worker was reaped", error
             # The list must become empty, or wait_for_exit() would hang.
-            with self._lock:
+            with self._section, self._lock:
                 self.workers[:] = [worker for worker in self.workers if worker.exitcode is None]
         if reason:
             self.break_pool(reason, cause)
@@ -120,6 +122,8 @@ class Workforce:
         :param reason: completes "the pool is broken: "
         :param cause: becomes the ``__cause__`` of the exceptions
         """
+        if cause is not None:
+            _drop_frames(cause)
         if self.broken:
             return
         self._cause = cause
@@ -134,7 +138,7 @@ class Workforce:
             # unblock_sender() reads from the task pipe without holding its lock, so no worker
             # may read at the same time.  A worker cannot ignore terminate() on Windows.
             for worker in list(self.workers):
-                worker.join()
+                worker.process.join()
         self._tasks.unblock_sender()
 
     def broken_error(self) -> WorkerLostError:
@@ -161,7 +165,7 @@ class Workforce:
                 if remaining <= 0:
                     break
                 if worker.exitcode is None:
-                    worker.join(remaining)
+                    worker.process.join(remaining)
             self.reap()
             if self.broken and time.monotonic() > deadline:
                 for worker in list(self.workers):
@@ -179,7 +183,7 @@ class Workforce:
         deadline = time.monotonic() + TERMINATION_TIMEOUT
         for worker in workers:
             while worker.exitcode is None:
-                worker.join(_REAP_INTERVAL)
+                worker.process.join(_REAP_INTERVAL)
                 self._tasks.release_lock_of_dead_worker(self._states_of_living)
                 if time.monotonic() > deadline:
                     worker.kill()
@@ -187,3 +191,13 @@ class Workforce:
         self._tasks.close()
         # The standard _help_stuff_finish() acquires this lock.
         self._tasks.release_lock_of_dead_worker(self._states_of_living)
+
+
+def _drop_frames(error: BaseException) -> None:
+    """Replace the traceback of an exception by its text.
+
+    The frames would keep the pool and its initargs alive as long as a result that has failed.
+    """
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    error.__cause__ = module("multiprocessing", "pool").RemoteTraceback(f'\n"""\n{text}"""')
+    error.__traceback__ = None

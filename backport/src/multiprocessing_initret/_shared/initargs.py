@@ -1,8 +1,11 @@
 """The initializer and initargs of a pool, as the parent passes them to the workers."""
 
+import contextlib
+import mmap
 import pickle
 
 from .argument_unpickler import open_pickle
+from .memory import Memory
 from .packages import module
 
 TYPE_CHECKING = False
@@ -14,6 +17,11 @@ if TYPE_CHECKING:
 # Whether initargs are pickled once for all workers.  Before Python 3.8, which added out-of-band
 # buffers (PEP 574) and reducer_override(), they are pickled for each worker.
 PICKLES_ONCE = pickle.HIGHEST_PROTOCOL >= 5
+
+# Size, in bytes, of the largest pickle that is sent within a process object.  Before Python 3.14,
+# starting a process by spawn hangs if the process exits before it has read its object, and the
+# object is larger than a pipe.
+_MAX_IN_PROCESS = 4096
 
 
 def _pickler_of_processes(package: str) -> "Any":
@@ -37,6 +45,7 @@ class InitArgs:
         self._objects: "Any" = tuple(objects)
         self._package = package
         self._pickle: "Optional[ArgumentPickle]" = None
+        self._sent: "Any" = None
 
     def load(self) -> "Tuple[Any, ...]":
         """Return the objects.
@@ -81,7 +90,7 @@ class InitArgs:
         """Release the objects and their memory, when no more workers are started."""
         if self._pickle is not None and self._pickle.memory is not None:
             self._pickle.memory.close()
-        self._objects = self._pickle = None
+        self._objects = self._pickle = self._sent = None
 
     def __reduce__(self) -> "Tuple[Callable[..., ReceivedInitArgs], Tuple[Any, ...]]":
         module(self._package, "context").assert_spawning(self)
@@ -92,7 +101,11 @@ class InitArgs:
             apart, location = shared.apart, (shared.memory, shared.index, shared.order)
         # A pickle within the pickle of the process: if these objects cannot be unpickled, load()
         # raises the exception, as it does for the objects in memory.
-        pickled = bytes(_pickler_of_processes(self._package).dumps(apart))
+        pickled: "Any" = bytes(_pickler_of_processes(self._package).dumps(apart))
+        if len(pickled) > _MAX_IN_PROCESS:
+            with contextlib.suppress(OSError):  # as in ArgumentPickle
+                pickled = Memory(self._package, [(0, pickled)], len(pickled))
+                self._sent = pickled  # until the process has started
         return ReceivedInitArgs, (self._package, pickled, *location)
 
 
@@ -106,7 +119,7 @@ class ReceivedInitArgs(InitArgs):
 
     :param package: name of the package that starts the processes
     :param apart: pickle of the objects that are pickled for each process, or, without a memory,
-        of a list that contains the sequence of all objects
+        of a list that contains the sequence of all objects; a :class:`Memory` if it is large
     :param memory: memory of the :class:`ArgumentPickle`, or None if all objects are apart
     :param index: offset of the index in the memory
     :param order: indexes of the objects, in the order of their streams
@@ -115,24 +128,31 @@ class ReceivedInitArgs(InitArgs):
     def __init__(
         self,
         package: str,
-        apart: bytes,
+        apart: "Any",
         memory: "Any" = None,
         index: int = 0,
         order: "Sequence[int]" = (),
     ) -> None:
         global _preloaded
         super().__init__((), package)
-        self._apart: "Any" = apart
+        self._apart = apart
         self._memory, self._index, self._order = memory, index, order
         self._preloaded, _preloaded = _preloaded, None
 
     def load(self) -> "Tuple[Any, ...]":
         if not self._objects:
-            if isinstance(self._apart, bytes):
-                self._apart = _pickler_of_processes(self._package).loads(self._apart)
+            if not isinstance(self._apart, list):
+                self._apart = self._load_apart()
             self._objects = self._load_from_memory() if self._memory else tuple(self._apart[0])
         objects: "Tuple[Any, ...]" = self._objects
         return objects
+
+    def _load_apart(self) -> "List[Any]":
+        pickled = self._apart
+        if not isinstance(pickled, bytes):
+            pickled = pickled.map(mmap.ACCESS_COPY)[:]
+        apart: "List[Any]" = _pickler_of_processes(self._package).loads(pickled)
+        return apart
 
     def _load_from_memory(self) -> "Tuple[Any, ...]":
         # Keep the unpickler of a template.  It refers to every object that it has loaded, and

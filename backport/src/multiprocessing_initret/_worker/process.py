@@ -146,15 +146,18 @@ class RecordedTasks(Tasks):
                 raise EOFError("the parent process has exited")
         # No `with` statement: see the docstring of the class.
         if integers[STOPPING]:
-            lock.release()
+            # Race: the parent may have released the lock, because no record says who holds it.
+            with contextlib.suppress(ValueError):
+                lock.release()
             return None
         self.number = number = integers[MESSAGES_READ] + 1
         set_state(READING, number)
         try:
             message = self._inqueue._reader.recv_bytes()
-        except EOFError:
-            # The parent has exited.  The other workers need the lock to receive EOFError, too.
-            lock.release()
+        except BaseException as error:
+            # If the parent has exited, the other workers need the lock to receive EOFError, too.
+            if isinstance(error, EOFError) or not self._parent_is_alive():
+                lock.release()
             raise
         set_state(HOLDING, number)
         integers[MESSAGES_READ] = number
@@ -248,6 +251,9 @@ def run_process(
     :param target: the pool's ``worker`` function, or a subclass's own
     :param args: its arguments
     """
+    if hasattr(os, "register_at_fork"):  # since Python 3.7, on POSIX
+        # As long as this pipe is open, Reaper.ensure_exit() takes this process for running.
+        os.register_at_fork(after_in_child=channel.writer.close)
     tasks = RecordedTasks(package, inqueue, initargs, hint, channel)
     try:
         results = Results(package, channel.writer, tasks)
