@@ -1,5 +1,6 @@
 """Messages about workers that cannot import the main module, or a name from it."""
 
+import sys
 import zipfile
 
 import pytest
@@ -96,8 +97,11 @@ if __name__ == "__main__":
 )
 
 
+@pytest.mark.skipif(
+    sys.implementation.name == "pypy", reason="PyPy keeps the path of the main module"
+)
 def test_exit_handler(python, tmp_path):
-    """The main module has ended, and has no file any more."""
+    """The main module has ended, and has no path any more."""
     (tmp_path / "program.py").write_text(AT_EXIT)
     check_hint(python("program.py"), "a main module that has ended")
 
