@@ -5,6 +5,7 @@ import gc
 import multiprocessing
 import multiprocessing.pool
 import multiprocessing.reduction
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -22,8 +23,9 @@ from conftest import (
     posix,
     wait_until,
 )
-from multiprocessing_initret._parent import reaper
+from multiprocessing_initret._parent import reaper, workforce
 from multiprocessing_initret._parent.workforce import Workforce
+from multiprocessing_initret._shared.record import INITIALIZING
 from pool_support import (
     KILL,
     KILLED,
@@ -194,6 +196,23 @@ def test_pool_ends_while_a_call_reads_the_length(make_pool, make_thread_pool, en
         with pytest.raises(ValueError):
             pool.map_async(add, EndsPoolInLen(getattr(pool, end)))
         join_in_time(pool)
+
+
+def write_at_exit(directory):
+    path = os.path.join(directory, str(os.getpid()))
+    multiprocessing.util.Finalize(None, open, (path, "w"), exitpriority=0)
+    return 40
+
+
+def test_idle_workers_exit_by_themselves(make_pool, monkeypatch, tmp_path):
+    """Programs such as coverage write files when a worker exits."""
+    monkeypatch.setattr(workforce, "_IDLE_TIMEOUT", TIMEOUT)
+    pool = make_pool(3, write_at_exit, (str(tmp_path),))
+    check_pool(pool)
+    workers = {str(worker.pid) for worker in pool._pool}
+    wait_until(lambda: all(worker.record.state > INITIALIZING for worker in list(pool._pool)))
+    pool.terminate()
+    assert set(os.listdir(str(tmp_path))) == workers
 
 
 @posix

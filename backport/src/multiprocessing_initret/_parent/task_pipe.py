@@ -98,6 +98,11 @@ class TaskPipe:
         sent = self._in_flight.pop(number, None)
         return None if sent is None or sent.job is None else sent[:2]
 
+    def has_task(self, number: int) -> bool:
+        """Return whether a message has a task whose result has not arrived."""
+        sent = self._in_flight.get(number)
+        return sent is not None and sent.job is not None
+
     def in_flight(self) -> "List[int]":
         """Return the numbers of the messages that :meth:`pop` has not been called with."""
         return list(self._in_flight)
