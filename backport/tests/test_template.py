@@ -1,5 +1,6 @@
 """Templates: under forkserver, plain data is unpickled once, and other objects in each worker."""
 
+import errno
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.forkserver
@@ -299,6 +300,7 @@ class Model:
 """
 
 PROGRAM = """
+import errno
 import gc, hooks, multiprocessing, os, socket, sys
 from multiprocessing_initret import Pool
 from multiprocessing_initret._parent import template
@@ -544,14 +546,30 @@ def test_unusable_template(python, tmp_path, how, is_used):
     assert printed == f"{is_used}\n"
 
 
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_template_cannot_be_started(any_size, monkeypatch, error):
-    def fail(*args):
-        raise error
+def raise_interrupt(*args):
+    raise KeyboardInterrupt
 
-    monkeypatch.setattr(template_module.socket, "socket", fail)
-    with pytest.raises(error):
+
+def test_start_of_a_template_is_interrupted(any_size, monkeypatch):
+    monkeypatch.setattr(template_module.socket, "socket", raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
         pool_of({"key": 1})
+
+
+def raise_no_space(*args, **kwds):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "owner, name", [(tempfile, "mkdtemp"), (template_module, "_start_template")]
+)
+def test_template_cannot_be_started(any_size, monkeypatch, owner, name):
+    """The fork server forks the workers, for example if the file system is full."""
+    monkeypatch.setattr(owner, name, raise_no_space)
+    with pool_of({"key": 1}) as pool:
+        monkeypatch.undo()
+        assert call(pool, get) == ({"key": 1},)
+        assert not uses_template(pool)
 
 
 #
