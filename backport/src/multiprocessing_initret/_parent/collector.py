@@ -1,8 +1,8 @@
 """Convert the messages of workers, and the deaths of workers, to the results of tasks.
 
-While the result handler thread is running, no other thread sets the result of a task; other
-threads post calls to it.  If two results of a task are reported, such as a message and the
-worker's death, the first counts.
+The result handler thread sets the result of each task, and other threads post calls to it.  If two
+results of a task are reported, such as a message and the worker's death, the first counts.  What
+is left when the pool breaks or is terminated is completed by ``PendingResults``.
 """
 
 import collections

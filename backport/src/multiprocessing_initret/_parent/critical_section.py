@@ -12,8 +12,8 @@ class CriticalSection:
 
     The garbage collector may finalize a pool, and so terminate it, between any two bytecodes of
     any thread: while that thread holds a lock that terminate() waits for, or while it starts a
-    worker that is not in the list of workers yet.  If a thread terminates the pool while it is
-    in a critical section, the termination is postponed until the thread has left the section::
+    worker that is not in the list of workers yet.  If a thread terminates the pool while it is in
+    a critical section, the termination is postponed until the thread has left the section::
 
         with section:
             ...
@@ -21,6 +21,9 @@ class CriticalSection:
         def terminate():
             if not section.postpones(terminate):
                 ...
+
+    terminate() also waits for the worker handler.  Therefore a thread must not hold a lock that the
+    worker handler acquires, even a reentrant one, unless it is in the section.
 
     A section can be entered by several threads at once, and more than once by the same thread.
     It locks nothing.

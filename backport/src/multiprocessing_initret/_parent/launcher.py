@@ -28,7 +28,7 @@ _UNPICKLING_INTERVAL = 0.1
 class Launcher:
     """Starts worker processes, each with a record and a result pipe of its own.
 
-    A :class:`Starter` calls it.
+    A :class:`Starter` calls it, in the constructor of the pool and then in the worker handler.
 
     :param ctx: the context of the pool
     :param pipe: ``multiprocessing.connection.Pipe``

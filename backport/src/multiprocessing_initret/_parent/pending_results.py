@@ -92,7 +92,8 @@ def pending_results_class(cache_class: "Any") -> "Any":
         def fail_all(self, error: WorkerLostError) -> None:
             """Complete all pending results with an exception.
 
-            Call this only when no other thread will complete results any more.
+            The result handler calls this when it has failed, and the task handler when the result
+            handler has ended, because no other thread completes results then.
             """
             for job, result in self._unfinished():
                 self._fail(job, result, error)

@@ -66,7 +66,7 @@ _SPARE_RECORDS = 1000
 class ProcessSupervisor(Supervisor):
     """Supervisor of a ``Pool`` with the standard queues.
 
-    It creates the parts, connects them to the pool's threads, and has no state of its own.
+    It creates the parts, and connects them to the pool's threads.  It has no other state.
     """
 
     def __init__(self, pool: "Any", package: str) -> None:
@@ -125,7 +125,7 @@ class ProcessSupervisor(Supervisor):
         bound = self._bind(target, args, channel)
         if not self._workforce.accepts_workers():
             return PlaceholderProcess()
-        process = self._standard.standard("Process")(
+        process = self._standard.original("Process")(
             *context, target=run_process, args=bound, **kwds
         )
         return WorkerProcess(self._starter.start, self._workforce.reap, process, channel)

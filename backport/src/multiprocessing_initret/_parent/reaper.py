@@ -34,8 +34,9 @@ _HANGUP_TIMEOUT = 1.0
 _MAX_KILLED_AT_START = 100
 
 # The pool breaks when as many workers as it has in a row have failed to start, but only in this
-# many generations, each the replacements for the one before.  A failure may be an interrupt: an
-# interpreter that Ctrl-C interrupts while it starts exits with code 1, or is killed by SIGINT.
+# many generations, each the replacements for the one before: if all workers of a pool of four fail,
+# usually the ninth breaks the pool.  A failure may be an interrupt: an interpreter that Ctrl-C
+# interrupts while it starts exits with code 1, or is killed by SIGINT.
 _MAX_GENERATIONS = 3
 
 
@@ -116,7 +117,7 @@ class Reaper:
 
         :returns: why the pool must break; empty if it need not
         """
-        # A forked worker does not import the main module, so it can only have been interrupted.
+        # A forked worker imports nothing, so it has usually been interrupted.
         code: "Any" = worker.exitcode
         if code < 0 or worker.start_method == "fork":
             self._killed_at_start += 1

@@ -1,4 +1,4 @@
-"""Every private name of ``multiprocessing.pool`` that this package relies on.
+"""Every private name of ``multiprocessing.pool`` that this package relies on, and their check.
 
 The package plugs its own functions into a standard pool: attributes of the instance replace
 the methods that the pool's constructor and its three threads call.  These methods are
@@ -168,7 +168,7 @@ class StandardPool:
             self._replaced[name] = weakref.WeakMethod(method) if is_bound else _returning(method)
             setattr(pool, name, function)
 
-    def standard(self, name: str) -> "Any":
+    def original(self, name: str) -> "Any":
         """Return the method that :meth:`replace` replaced."""
         return self._replaced[name]()
 

@@ -23,7 +23,7 @@ class Starter:
     The constructor of the pool calls it, and then the worker handler.
 
     :param standard: the private attributes of the pool
-    :param section: a section in which the pool is not terminated by the garbage collector
+    :param section: postpones the termination of the pool by the garbage collector
     :param launcher: starts one process
     :param workforce: the workers that have been started
     :param wait: ``multiprocessing.connection.wait``

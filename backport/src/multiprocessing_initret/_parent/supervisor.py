@@ -87,7 +87,7 @@ class Supervisor:
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
         """Return a worker that is not started yet, as the pool's ``Process`` does."""
         bound = self._bind(target, args)
-        return self._standard.standard("Process")(*context, target=self._run, args=bound, **kwds)
+        return self._standard.original("Process")(*context, target=self._run, args=bound, **kwds)
 
     def _bind(self, target: "Any", args: "Any", channel: "Any" = None) -> "Tuple[Any, ...]":
         """Return the arguments of the function that runs in a worker.
@@ -142,10 +142,8 @@ class Supervisor:
         # have just been killed.
         if chunksize is None and hasattr(iterable, "__len__"):
             chunksize = -(-len(iterable) // (4 * max(1, self._standard.size())))
-        map_async = self._standard.standard("_map_async")
+        map_async = self._standard.original("_map_async")
         return map_async(func, iterable, mapper, chunksize, *args, **kwds)
-
-    # -- Task handler --------------------------------------------------------------------
 
     def _generate_tasks(
         self, job: int, func: "Any", iterable: "Iterable[Any]", semaphore: "Any" = None
@@ -158,6 +156,8 @@ class Supervisor:
         if semaphore is None:
             return tasks
         return self._standard.throttle(result, tasks).send_some()
+
+    # -- Task handler --------------------------------------------------------------------
 
     def _iterate(
         self, job: int, func: "Any", iterable: "Iterable[Any]", chunks: int
@@ -193,7 +193,7 @@ class Supervisor:
                 # If the result handler has ended, the standard function asserts that no
                 # result is pending.
                 self._fail_pending()
-            self._standard.standard("_terminate_pool")(*remaining_args)
+            self._standard.original("_terminate_pool")(*remaining_args)
         except BaseException:
             # Ctrl-C, or the exception of a signal handler.
             self._standard.enable_second_terminate(*args)

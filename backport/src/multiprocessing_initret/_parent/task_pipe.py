@@ -60,8 +60,9 @@ class TaskPipe:
     reaps workers calls :meth:`recover`: the worker handler or, in a closed pool, the task handler.
     The thread that breaks or terminates the pool calls the methods for termination.
 
-    ``_mutex`` guards writing and the positions and numbers of messages.  It is reentrant because
-    the garbage collector may terminate the pool in a thread that holds it.
+    ``_lock`` is the lock of the workers.  ``_mutex`` guards writing, and the positions and numbers
+    of messages.  It is reentrant because the garbage collector may terminate the pool in a thread
+    that holds it.  ``_in_flight`` needs no lock: the methods of a dict are atomic.
 
     :param queue: the pool's ``_inqueue``
     """

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class Throttle:
-    """The tasks of one iterator, in place of its semaphore.
+    """Sender of one iterator's tasks, which replaces the iterator's semaphore.
 
     The task handler sends as many tasks as the buffer has room for, and then turns to other
-    calls.  :meth:`release` puts the rest into the pool's ``_taskqueue`` again.
+    calls.  :meth:`release` puts the rest into the pool's ``_taskqueue`` again.  Only the task
+    handler uses ``_tasks`` and ``_count``.
 
     ``_lock`` guards ``_room`` and ``_is_suspended``: the task handler calls
     :meth:`send_some`, and the consumer, ``close()`` and ``terminate()`` call

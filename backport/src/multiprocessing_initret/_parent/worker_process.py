@@ -49,9 +49,9 @@ class PlaceholderProcess:
 class WorkerProcess:
     """A worker process: the standard process object, and its parent's data about it.
 
-    The pool's list of workers holds it.  The constructor or the worker handler starts it, the
-    worker handler or the task handler reaps it, and the result handler reads from its result pipe.
-    Every attribute is written by one thread at a time.
+    The pool's list of workers holds it.  The constructor or the worker handler starts it, and the
+    worker handler or the task handler reaps it.  The result handler reads from its result pipe, and
+    alone uses :attr:`unread`.  Any thread may read its exit code, and may terminate or kill it.
 
     :param start: ``Starter.start()``
     :param reap: ``Workforce.reap()``

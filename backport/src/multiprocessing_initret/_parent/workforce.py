@@ -1,4 +1,4 @@
-"""The worker processes of a pool: their reaping and their termination."""
+"""The worker processes of a pool: reaping them, and ending them when the pool breaks or ends."""
 
 import os
 import threading
@@ -36,9 +36,14 @@ class Workforce:
 
     The constructor of the pool and the worker handler add workers, and the worker handler reaps
     them.  When the pool is closed, the task handler waits for the workers and reaps them.  Any
-    thread may terminate them.  ``_lock`` guards ``workers`` and ``is_stopped``.
+    thread may terminate them.
 
-    :param section: a section in which the pool is not terminated by the garbage collector
+    ``_lock`` is held while a worker is added or reaped, and while ``is_stopped`` is set: either a
+    worker is added before the pool is terminated, or it is terminated at once.  Threads that only
+    read the list copy it.  The lock is not reentrant, so the threads that acquire it are in the
+    section, except in :meth:`terminate`, which is postponed there.
+
+    :param section: postpones the termination of the pool by the garbage collector
     :param records: the records of the workers
     :param reaper: recovers what workers held when they exited
     :param tasks: the pipe that workers read tasks from

@@ -114,6 +114,11 @@ class ArgumentPickle:
     def _dump(
         self, objects: "Sequence[Any]", package: str, levels: "List[int]", minimum: int
     ) -> "Tuple[io.BytesIO, List[pickle.PickleBuffer]]":
+        """Pickle all objects, and return the streams and the buffers.
+
+        :param levels: what is assumed about the objects; corrected if one is less plain
+        :raises _OrderChanged: if the objects must be pickled in another order
+        """
         stream = io.BytesIO()
         buffers: "List[pickle.PickleBuffer]" = []
 
