@@ -456,7 +456,7 @@ def test_template_does_not_import_the_main_module(python, tmp_path, arguments):
 # The fork server imports this module, which changes what a template does when it starts.
 BROKEN = """
 import os, signal, sys, threading, time
-import multiprocessing_initret._parent.template as template
+import multiprocessing_initret._worker.template_process as template
 
 original = template.preload
 

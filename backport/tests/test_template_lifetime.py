@@ -104,7 +104,7 @@ def test_child_of_a_worker_is_not_waited_for(any_size, end):
 KILLED = """
 import os, signal
 import multiprocessing.forkserver as forkserver
-import multiprocessing_initret._parent.template as template
+import multiprocessing_initret._worker.template_process as template
 
 original, write_signed = template.preload, forkserver.write_signed
 

@@ -39,19 +39,11 @@ _PRELOADED_OF_PACKAGE = ["dummy", "popen_forkserver", "queues", "synchronize"]
 
 
 def _set_preloaded(package: str, is_preloaded: bool) -> None:
-    """Change what the fork server of a package imports when it starts, if there is one.
+    # Imported here because workers import this module.
+    from ._parent.template import set_preloaded
 
-    set_forkserver_preload() would replace what the program has set, so this uses the private
-    attribute.  A version of Python without it imports nothing beforehand.
-    """
-    # Not get_all_start_methods(), which may check at some cost whether each method works.
-    if "forkserver" in packages.module(package, "context")._concrete_contexts:
-        server = packages.module(package, "forkserver")._forkserver
-        preloaded = getattr(server, "_preload_modules", None)
-        if preloaded is not None:
-            names = [*(f"{package}.{name}" for name in _PRELOADED_OF_PACKAGE), *_PRELOADED]
-            others = [name for name in preloaded if name not in names]
-            server._preload_modules = others + names if is_preloaded else others
+    names = [*(f"{package}.{name}" for name in _PRELOADED_OF_PACKAGE), *_PRELOADED]
+    set_preloaded(package, names, is_preloaded)
 
 
 # The program may have imported Pool from multiprocessing, where it is a method bound to a context,
