@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import gc
 import multiprocessing
 import multiprocessing.managers
 import socket
@@ -499,3 +500,39 @@ def test_object_pickled_apart_refers_to_another(start_method):
     data = ["data"]
     with pool_of(start_method, 1, return_all, (data, OnlyForProcesses(data))) as pool:
         assert call(pool, is_one_object, None)
+
+
+#
+# A manager that has ended
+#
+
+
+def length_of_data(item, initret):
+    return len(initret[0])
+
+
+def test_manager_has_ended_when_a_worker_starts(start_method):
+    """A worker that does not use the proxy needs no manager."""
+    manager = multiprocessing.Manager()
+    initargs = "data", manager.list()
+    with pool_of(start_method, 1, return_all, initargs, maxtasksperchild=1) as pool:
+        assert call(pool, length_of_data, None) == 4
+        manager.shutdown()
+        for _ in range(3):
+            assert call(pool, length_of_data, None) == 4
+
+
+def append(item, initret):
+    initret.append(item)
+
+
+def test_worker_counts_its_reference_to_a_proxy(spawning_method):
+    """The manager keeps the object, although the parent has released its proxy."""
+    with multiprocessing.Manager() as manager:
+        proxy = manager.list()
+        with pool_of(spawning_method, 1, return_one, (proxy,)) as pool:
+            call(pool, append, 1)
+            pool._quick_put.__self__._initargs.close()
+            del proxy
+            gc.collect()
+            call(pool, append, 2)

@@ -3,6 +3,7 @@
 import contextlib
 import mmap
 import pickle
+import sys
 
 from .argument_unpickler import open_pickle
 from .memory import Memory
@@ -151,7 +152,21 @@ class ReceivedInitArgs(InitArgs):
         pickled = self._apart
         if not isinstance(pickled, bytes):
             pickled = pickled.map(mmap.ACCESS_COPY)[:]
-        apart: "List[Any]" = _pickler_of_processes(self._package).loads(pickled)
+        # The manager of a proxy may have ended.  While a process unpickles its own object, a proxy
+        # does not count its reference; it does so afterwards, and ignores exceptions.
+        process = module(self._package, "process").current_process()
+        registry = module(self._package, "util")._afterfork_registry
+        known = set(registry)
+        process._inheriting = True
+        try:
+            apart: "List[Any]" = _pickler_of_processes(self._package).loads(pickled)
+        finally:
+            del process._inheriting
+        managers = sys.modules.get(self._package + ".managers")
+        for key in set(registry) - known:
+            obj = registry.get(key)
+            if managers and isinstance(obj, managers.BaseProxy):
+                obj._after_fork()
         return apart
 
     def _load_from_memory(self) -> "Tuple[Any, ...]":
