@@ -96,7 +96,12 @@ class ProcessSupervisor(Supervisor):
         self._workforce: "Any" = None
         self._starter: "Any" = None
         self._template: "Any" = None
-        self._standard.replace(pool, _quick_put=self._send, _quick_get=self._collector.get)
+        self._standard.replace(
+            pool,
+            _quick_put=self._send,
+            _quick_get=self._collector.get,
+            _repopulate_pool=self._repopulate_pool,
+        )
         module(package, "util").register_after_fork(self, ProcessSupervisor._after_fork)
 
     def constructed(self) -> None:
@@ -107,6 +112,16 @@ class ProcessSupervisor(Supervisor):
         self._task_pipe.close_in_child()
         if self._workforce is not None:
             self._workforce.close_in_child()
+
+    # -- Callers ---------------------------------------------------------------------------
+
+    def _repopulate_pool(self) -> None:
+        """Add workers; called by the constructor, and by programs that have changed the number."""
+        self._standard.original("_repopulate_pool")()
+        notifier = self._standard.change_notifier()
+        if notifier is not None and not self._starter.is_constructing():
+            # The worker handler waits for the exit of those workers that it has seen in the list.
+            notifier.put(None)
 
     # -- Worker handler --------------------------------------------------------------------
 

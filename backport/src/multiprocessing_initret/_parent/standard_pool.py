@@ -264,16 +264,6 @@ class StandardPool:
         """Return the queue that wakes the worker handler; None before Python 3.8."""
         return getattr(self._weak_pool(), "_change_notifier", None)
 
-    def worker_added(self) -> None:
-        """Wake the worker handler if another thread, of the program, has added a worker.
-
-        Otherwise the worker handler would not wait for the exit of this worker.
-        """
-        handler = getattr(self._weak_pool(), "_worker_handler", None)
-        notifier = self.change_notifier()
-        if notifier is not None and threading.current_thread() is not handler:
-            notifier.put(None)
-
     # Bind the arguments of the standard functions by name.
 
     def split_worker_args(self, args: "Sequence[Any]") -> "Tuple[List[Any], List[Any]]":

@@ -104,8 +104,6 @@ class Starter:
                 if not self._launcher.launch(worker):
                     return False
                 self._workforce.add(worker, self.is_constructing())
-            if not self.is_constructing():
-                self._standard.worker_added()
         except Exception as error:
             if self.is_constructing():
                 raise

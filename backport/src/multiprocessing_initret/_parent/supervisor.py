@@ -8,6 +8,7 @@ three threads, and the callers of the pool, call these functions:
     any caller       Pool._map_async                   Supervisor._map_async
                      Pool._guarded_task_generation     Supervisor._generate_tasks
                      Pool._cache                       PendingResults
+                     Pool._repopulate_pool             ProcessSupervisor._repopulate_pool
     worker handler   Pool.Process                      Supervisor.process
     task handler     Pool._quick_put                   ProcessSupervisor._send
     result handler   Pool._quick_get                   Collector.get
