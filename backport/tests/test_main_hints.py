@@ -85,14 +85,17 @@ def test_stdin(python, args):
     assert "AttributeError" in output or "WorkerLostError the pool is broken" in output
 
 
-AT_EXIT = (
-    """
-import atexit
-"""
-    + PROGRAM.replace('if __name__ == "__main__":', "def call_add():")
+AFTER_ITS_END = (
+    PROGRAM.replace('if __name__ == "__main__":', "def call_add():")
     + """
+def call_add_later():
+    while hasattr(__main__, "__file__"):
+        time.sleep(0.01)
+    call_add()
+
 if __name__ == "__main__":
-    atexit.register(call_add)
+    import __main__, threading, time
+    threading.Thread(target=call_add_later).start()
 """
 )
 
@@ -100,9 +103,10 @@ if __name__ == "__main__":
 @pytest.mark.skipif(
     sys.implementation.name == "pypy", reason="PyPy keeps the path of the main module"
 )
-def test_exit_handler(python, tmp_path):
-    """The main module has ended, and has no path any more."""
-    (tmp_path / "program.py").write_text(AT_EXIT)
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="no thread can be started then")
+def test_thread_after_the_end_of_the_main_module(python, tmp_path):
+    """CPython deletes the path of the main module then."""
+    (tmp_path / "program.py").write_text(AFTER_ITS_END)
     check_hint(python("program.py"), "a main module that has ended")
 
 
