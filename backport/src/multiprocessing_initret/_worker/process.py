@@ -146,7 +146,8 @@ class RecordedTasks(Tasks):
                 raise EOFError("the parent process has exited")
         # No `with` statement: see the docstring of the class.
         if integers[STOPPING]:
-            # Race: the parent may have released the lock, because no record says who holds it.
+            # Race: the parent may have released the lock, because the record does not say yet that
+            # this worker holds it.
             with contextlib.suppress(ValueError):
                 lock.release()
             return None
