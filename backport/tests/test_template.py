@@ -300,7 +300,6 @@ class Model:
 """
 
 PROGRAM = """
-import errno
 import gc, hooks, multiprocessing, os, socket, sys
 from multiprocessing_initret import Pool
 from multiprocessing_initret._parent import template

@@ -73,13 +73,7 @@ class Launcher:
             channel.parent_pid = os.getpid() if method in METHODS_OF_CHILDREN else None
             worker.generation = self._reaper.generation
             self._template.adopt(worker.process)
-            if method == "fork":
-                is_started = self._fork(worker.process)
-            else:
-                if method == "forkserver":
-                    self._check_descriptors(worker.reader)
-                worker.process.start()
-                is_started = True
+            is_started = self._start_process(worker.process, method)
         finally:
             channel.writer.close()
             if not is_started:
@@ -89,6 +83,14 @@ class Launcher:
         if is_started:
             worker.watch_process()
         return is_started
+
+    def _start_process(self, process: "Any", method: str) -> bool:
+        if method == "fork":
+            return self._fork(process)
+        if method == "forkserver":
+            _check_descriptors()
+        process.start()
+        return True
 
     def _fork(self, process: "Any") -> bool:
         # Deadlock: a thread may call terminate() while it imports a module.  The result handler
@@ -102,19 +104,6 @@ class Launcher:
             self._unpickling_lock.release()
         return True
 
-    def _check_descriptors(self, connection: "Any") -> None:
-        """Raise :exc:`OSError` if there are too few descriptors for a request to a fork server.
-
-        A fork server that receives an incomplete request exits, and then its workers are lost.
-        """
-        duplicates: "List[int]" = []
-        try:
-            while len(duplicates) < _DESCRIPTORS_OF_A_REQUEST:
-                duplicates.append(os.dup(connection.fileno()))
-        finally:
-            for fd in duplicates:
-                os.close(fd)
-
     def failed_in_constructor(self, error: Exception) -> Exception:
         """Close the template, and return the exception that the constructor of the pool raises."""
         self._template.close()
@@ -125,3 +114,17 @@ class Launcher:
         lost = WorkerLostError(f"no worker could be started. {startup_failure_hint()}")
         lost.__cause__ = error
         return lost
+
+
+def _check_descriptors() -> None:
+    """Raise :exc:`OSError` if there are too few descriptors for a request to a fork server.
+
+    A fork server that receives an incomplete request exits, and then its workers are lost.
+    """
+    fds: "List[int]" = []
+    try:
+        while len(fds) < _DESCRIPTORS_OF_A_REQUEST:
+            fds += os.pipe()
+    finally:
+        for fd in fds:
+            os.close(fd)

@@ -68,8 +68,8 @@ class WorkerProcess:
         process: "Any",
         channel: "Channel",
     ) -> None:
-        # The workforce refers to its workers.  References in the other direction would be cycles,
-        # so start() deletes this one.
+        # The workforce refers to its workers.  References in the other direction would be cycles:
+        # start() deletes the first one, and the second is weak.
         self._start = start
         self._reap = weakref.WeakMethod(reap)
         self.process = process

@@ -192,15 +192,16 @@ class Workforce:
             self.is_stopped = True
         self._tasks.stop_workers(self._records)
         workers = list(self.workers)
-        idle = [worker for worker in workers if self._is_idle(worker)]
+        idle: "List[WorkerProcess]" = []
+        others: "List[WorkerProcess]" = []
         for worker in workers:
-            if worker not in idle and worker.exitcode is None:
+            (idle if self._is_idle(worker) else others).append(worker)
+        for worker in others:
+            if worker.exitcode is None:
                 worker.terminate()
         deadline = time.monotonic() + _IDLE_TIMEOUT
         for worker in idle:
-            if worker.exitcode is None:
-                worker.process.join(max(0, deadline - time.monotonic()))
-        for worker in idle:
+            worker.process.join(max(0, deadline - time.monotonic()))
             if worker.exitcode is None:
                 worker.terminate()
         deadline = time.monotonic() + TERMINATION_TIMEOUT
