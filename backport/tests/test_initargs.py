@@ -6,6 +6,7 @@ import multiprocessing.managers
 import multiprocessing.queues
 import os
 import pickle
+import signal
 import sys
 import threading
 import weakref
@@ -180,6 +181,24 @@ def test_initializer_with_pickling_error(spawning_method, transport, no_other_ch
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
         pool_of(spawning_method, 2, lambda: None)
     assert multiprocessing.active_children() == []
+
+
+class Started(Unpicklable):
+    """An unpicklable object that keeps the process that is being started for it."""
+
+    def __reduce__(self):
+        multiprocessing.context.assert_spawning(self)
+        self.popen = multiprocessing.context.get_spawning_popen()
+        super().__reduce__()
+
+
+@pytest.mark.skipif(os.name == "posix", reason="initargs are pickled before the process starts")
+def test_process_is_terminated_after_a_pickling_error(transport):
+    # It would read from the pipe of the next process.
+    obj = Started()
+    with pytest.raises(LookupError, match="not to be pickled"):
+        pool_of("spawn", 1, return_one, (obj,))
+    assert obj.popen.wait(TIMEOUT) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("cls", [initargs.InitArgs, memory.Memory])

@@ -2,6 +2,7 @@
 
 import contextlib
 import mmap
+import os
 import pickle
 import sys
 
@@ -94,7 +95,19 @@ class InitArgs:
         self._objects = self._pickle = self._sent = None
 
     def __reduce__(self) -> "Tuple[Callable[..., ReceivedInitArgs], Tuple[Any, ...]]":
-        module(self._package, "context").assert_spawning(self)
+        context = module(self._package, "context")
+        context.assert_spawning(self)
+        try:
+            return ReceivedInitArgs, self._reduced()
+        except BaseException:
+            if os.name != "posix":
+                # On Windows, the process has started already, and will open the pipe of its object
+                # by the number of a handle of the parent, which closes the pipe now.  If the next
+                # process had a pipe with that number, this one would read from it, and both hang.
+                context.get_spawning_popen().terminate()
+            raise
+
+    def _reduced(self) -> "Tuple[Any, ...]":
         apart: "List[Any]" = [self._objects]
         location: "Tuple[Any, ...]" = ()
         if self.is_pickled_once:
@@ -107,7 +120,7 @@ class InitArgs:
             with contextlib.suppress(OSError):  # as in ArgumentPickle
                 pickled = Memory(self._package, [(0, pickled)], len(pickled))
                 self._sent = pickled  # until the process has started
-        return ReceivedInitArgs, (self._package, pickled, *location)
+        return (self._package, pickled, *location)
 
 
 # The unpickler of a template, and the objects that it has loaded.  A worker that is forked from
