@@ -152,9 +152,9 @@ if not TYPE_CHECKING:
             the start method
         :param expect_initret: whether each function that the pool runs is called with
             *initret*, the object that the initializer returned in that worker, as a keyword
-            argument.  If the initializer raises an exception, it is called again for the next
-            task, and its exception is that of the task.  A task whose worker exits fails with
-            :exc:`WorkerLostError`.
+            argument.  If the initializer raises an exception, the worker calls it again for
+            its next task.  If that call fails too, its exception is the task's exception.  A
+            task whose worker exits fails with :exc:`WorkerLostError`.
         :raises ValueError: with ``expect_initret`` and no initializer, or with more than 61
             processes on Windows before Python 3.13
         :raises TypeError: if *initializer* is not callable or, with ``expect_initret``,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 class WorkerLostError(ProcessError):
     """Raised for a task whose worker exited before the task had finished.
 
-    The message says which worker exited and how.  The task may have run in part, or not
+    The message contains the worker's name and pid, and how it exited.  The task may have run in part, or not
     at all.  All pending tasks fail with this exception when their pool breaks or is
     terminated.
 
