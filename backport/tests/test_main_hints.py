@@ -1,10 +1,12 @@
 """Messages about workers that cannot import the main module, or a name from it."""
 
 import sys
+import types
 import zipfile
 
 import pytest
 from conftest import posix
+from multiprocessing_initret._parent.main_module import missing_name_hint
 
 PROGRAM = """
 import multiprocessing
@@ -130,6 +132,13 @@ def add(item, initret):
 context = multiprocessing.get_context("fork")
 pool = multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initret=True)
 """
+
+
+def test_no_arguments_of_a_program(monkeypatch):
+    """Before Python 3.8, a program that embeds Python may not set them."""
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+    monkeypatch.delattr(sys, "argv")
+    assert "main module" in missing_name_hint()
 
 
 @posix  # the program makes a pool without a guard

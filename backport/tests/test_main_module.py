@@ -26,7 +26,7 @@ context = multiprocessing.get_context(sys.argv[1])
 try:
     pool = multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True)
 except multiprocessing_initret.WorkerLostError as error:
-    sys.exit("no pool: {}".format(error))
+    sys.exit("no pool: {}, caused by {!r}".format(error, error.__cause__))
 for call in range(2):
     results = [pool.map_async(return_item, range(5)), pool.apply_async(return_item, (1,))]
     for get in [result.get for result in results] + [pool.imap(return_item, [1]).next]:
@@ -65,6 +65,7 @@ def test_workers_exit_while_starting(python, tmp_path, start_method, program, re
     if start_method == "forkserver" and sys.version_info >= (3, 13) and "ended" not in lines:
         [line] = [line for line in lines if line.startswith("no pool: ")]
         assert "__main__" in line
+        assert "caused by EOFError" in line or "caused by Connection" in line
         return
     assert "ended" in lines
     errors = [line for line in lines if line.startswith("call ")]

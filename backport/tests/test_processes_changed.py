@@ -1,5 +1,6 @@
 """Workers that are added to a running pool, that exit in the initializer, or that are forked."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -42,6 +43,51 @@ def test_more_processes(start_method):
         assert is_lost(result_or_exception(pool.apply_async(exit_at_three, (3, "_exit"))), "code 3")
         pool.close()
         pool.join()
+
+
+def test_more_processes_cannot_be_started(start_method, monkeypatch):
+    """The caller gets the exception, as in the standard pool."""
+
+    def fail(worker):
+        raise LookupError("no luck")
+
+    with create_pool(start_method, 1) as pool:
+        check_pool(pool)
+        pool._processes = 2
+        launcher = pool._repopulate_pool.__self__._starter._launcher
+        with monkeypatch.context() as patch:
+            patch.setattr(launcher, "launch", fail)
+            with pytest.raises(LookupError, match="no luck"):
+                pool._repopulate_pool()
+        check_pool(pool)
+        pool._repopulate_pool()
+        assert len(pool._pool) == 2
+        check_pool(pool)
+
+
+def test_two_threads_start_workers(monkeypatch):
+    """They start one worker after the other: two workers must not receive the same record."""
+    barrier = threading.Barrier(2)
+
+    def launch_together(worker):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(0.5)
+            together.append(worker)
+        return launch(worker)
+
+    together = []
+    with create_pool(multiprocessing.get_start_method(), 1) as pool:
+        check_pool(pool)
+        pool._processes = 3
+        launcher = pool._repopulate_pool.__self__._starter._launcher
+        launch = launcher.launch
+        monkeypatch.setattr(launcher, "launch", launch_together)
+        thread = threading.Thread(target=pool._repopulate_pool)
+        thread.start()
+        pool._repopulate_pool()
+        thread.join(TIMEOUT)
+        assert not together
+        check_pool(pool)
 
 
 def test_no_processes(start_method):

@@ -80,6 +80,34 @@ def test_worker_exits_while_unpickling_a_task(make_pool):
     check_pool(pool)
 
 
+class WithoutText(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+def raise_without_text():
+    raise WithoutText()
+
+
+class CallWhenPickled:
+    def __init__(self, func):
+        self.func = func
+
+    def __reduce__(self):
+        self.func()
+
+
+@with_multiprocess
+def test_pickling_error_without_text(make_pool):
+    pool = make_pool()
+    for item in CallWhenPickled(raise_without_text), CallWhenUnpickled(raise_without_text):
+        with pytest.raises(WithoutText):
+            pool.apply_async(echo, (item,)).get(TIMEOUT)
+    check_pool(pool)
+
+
 def return_unpicklable(item, initret):
     return CallWhenUnpickled()
 

@@ -1,8 +1,9 @@
 """Convert the messages of workers, and the deaths of workers, to the results of tasks.
 
 The result handler thread sets the result of each task, and other threads post calls to it.  If two
-results of a task are reported, such as a message and the worker's death, the first counts.  What
-is left when the pool breaks or is terminated is completed by ``PendingResults``.
+results of a task are reported, such as a message and the worker's death, the first counts.
+``PendingResults`` completes the results that are still pending when the pool breaks or is
+terminated.
 """
 
 import collections
@@ -106,8 +107,8 @@ class Collector:
                 self._run_calls()
                 # Skip the rest of the list: a call may have closed a worker's pipe, and the
                 # descriptor may belong to the pipe of another worker now.  After the sentinel,
-                # return None if there is no result: the result handler checks whether any are
-                # pending, and calls get() again.
+                # make get() return None if there is no result: the result handler checks whether
+                # any are pending, and calls get() again.
                 return not self._ready and (self._is_ending or self.is_stopped)
         return False
 

@@ -28,9 +28,9 @@ class CriticalSection:
     A section can be entered by several threads at once, and more than once by the same thread.
     It locks nothing.
 
-    Each pool has one instance.  A thread that is in the section of one pool is in the sections of
-    all pools, because the termination of another pool may wait for the fork server, which waits
-    for the rest of the request of a thread that starts a worker.
+    Each pool has one instance.  A thread that has entered the section of one pool with a ``with``
+    statement is in the sections of all pools, because the termination of another pool may wait for
+    the fork server, which waits for the rest of the request of a thread that starts a worker.
     """
 
     #: Identifier of a thread that is in the section without a ``with`` statement, which would

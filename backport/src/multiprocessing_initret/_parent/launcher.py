@@ -28,7 +28,7 @@ _UNPICKLING_INTERVAL = 0.1
 class Launcher:
     """Starts worker processes, each with a record and a result pipe of its own.
 
-    A :class:`Starter` calls it, in the constructor of the pool and then in the worker handler.
+    A :class:`Starter` calls it, in one thread at a time.
 
     :param ctx: the context of the pool
     :param pipe: ``multiprocessing.connection.Pipe``
@@ -119,7 +119,8 @@ class Launcher:
 def _check_descriptors() -> None:
     """Raise :exc:`OSError` if there are too few descriptors for a request to a fork server.
 
-    A fork server that receives an incomplete request exits, and then its workers are lost.
+    A fork server that receives an incomplete request exits.  Its workers then seem to have exited,
+    and are killed.
     """
     fds: "List[int]" = []
     try:

@@ -1,7 +1,12 @@
 """Advice for a program whose workers cannot import its main module, or a name from it."""
 
 import os
+import pickle
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
 
 _ADVICE = (
     "move it to a module, or use multiprocessing.get_context('fork').Pool where fork is "
@@ -9,10 +14,14 @@ _ADVICE = (
 )
 
 
+def _first_argument() -> "Optional[str]":
+    return next(iter(getattr(sys, "argv", ())), None)  # a program that embeds Python may have none
+
+
 def _is_read_from_stdin(main: object) -> bool:
     # The value of __file__ depends on the version of Python.
     name = os.path.basename(getattr(main, "__file__", None) or "")
-    return name in ("<stdin>", "stdin") or (not name and sys.argv[:1] in (["-"], [""]))
+    return name in ("<stdin>", "stdin") or (not name and _first_argument() in ("-", ""))
 
 
 def missing_name_hint() -> str:
@@ -26,7 +35,7 @@ def missing_name_hint() -> str:
         )
     if hasattr(sys, "ps1") or hasattr(main, "get_ipython"):
         return f"workers cannot import what is defined in an interactive session: {_ADVICE}"
-    if getattr(sys, "argv", [])[:1] == ["-c"]:  # a program that embeds Python may have no argv
+    if _first_argument() == "-c":
         return f"workers cannot import what is defined by python -c: {_ADVICE}"
     if _is_read_from_stdin(main):
         return f"workers cannot import a program that is read from stdin: {_ADVICE}"
@@ -59,7 +68,7 @@ def explain_unpicklable(error: BaseException) -> BaseException:
     ``cProfile`` and :func:`runpy.run_path` restore their own module when the program has ended,
     although its threads and its exit handlers continue.
     """
-    text = str(error)
+    text = str(error) if type(error) is pickle.PicklingError else ""
     # Python 3.14 changed the message from the first text to the second.
     is_missing = "on __main__ failed" in text or "not found as __main__." in text
     if not is_missing or "<lambda>" in text or "<locals>" in text:

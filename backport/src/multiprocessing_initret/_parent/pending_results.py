@@ -28,9 +28,10 @@ def pending_results_class(cache_class: "Any") -> "Any":
     class PendingResults(cache_class):  # type: ignore[misc]
         """Maps job numbers to results, as ``Pool._cache`` does.
 
-        Callers add results, the result handler completes and removes them, and the thread
-        that breaks or terminates the pool fails the rest.  The operations of a dict are atomic, and
-        need no lock.
+        Callers add results, and the result handler completes and removes them.  The thread that
+        terminates the pool fails the rest; if the result handler has failed, it does so itself,
+        and after it has ended, the task handler.  The operations of a dict are atomic, and need
+        no lock.
 
         :param is_running: returns whether the pool accepts new tasks
         """

@@ -8,7 +8,7 @@ holds its state, and a result pipe of its own:
     parent                                                        worker
     ---------------------------------------------------------     ------------------------
     apply_async() -> _taskqueue -> _send() -> TaskPipe ---------> RecordedTasks.get()
-                                              | in flight:          | notes each step in
+                                              | in flight:          | records each step in
                                               | number -> task      v its Record
     get() <- PendingResults <- Collector.get() <- pop(number)      runs the function
                                    ^   ^                            |
@@ -32,6 +32,7 @@ import sys
 import time
 import weakref
 
+from .._shared.errors import describe
 from .._shared.packages import log_warning, module, pickler_class
 from .._shared.record import Records
 from .._worker.process import Channel, run_process
@@ -116,7 +117,11 @@ class ProcessSupervisor(Supervisor):
     # -- Callers ---------------------------------------------------------------------------
 
     def _repopulate_pool(self) -> None:
-        """Add workers; called by the constructor, and by programs that have changed the number."""
+        """Add workers.
+
+        The constructor calls this, programs that have changed the number of workers, and before
+        Python 3.8 the worker handler.
+        """
         self._standard.original("_repopulate_pool")()
         notifier = self._standard.change_notifier()
         if notifier is not None and not self._starter.is_constructing():
@@ -129,10 +134,10 @@ class ProcessSupervisor(Supervisor):
         try:
             return self._create(*context, target=target, args=args, **kwds)
         except Exception as error:
-            if self._workforce is None or self._starter.is_constructing():
+            if not self._standard.is_worker_handler():
                 raise
             # An exception would end the worker handler.
-            self._workforce.break_pool(f"{error!r} while a worker was created", error)
+            self._workforce.break_pool(f"{describe(error)} while a worker was created", error)
             return PlaceholderProcess()
 
     def _create(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
@@ -179,8 +184,9 @@ class ProcessSupervisor(Supervisor):
             else:
                 self._send_task(*task)
         except BaseException as error:
-            # An exception would end the task handler.
-            self._workforce.break_pool(f"{error!r} in the task handler", error)
+            # The task handler would set an Exception as the task's result, at the same time as the
+            # result handler may.  Any other exception would end it.
+            self._workforce.break_pool(f"{describe(error)} in the task handler", error)
             if task is not None:
                 self._collector.fail(task[0], task[1], self._workforce.broken_error())
         if self._collector.has_ended:
@@ -203,7 +209,7 @@ class ProcessSupervisor(Supervisor):
 
     def _shut_down_workers(self) -> None:
         """Send each worker a sentinel, and wait until all workers have exited."""
-        for _ in self._workforce.workers:
+        for _ in list(self._workforce.workers):
             self._task_pipe.send(None, 0, self._pickler.dumps(None))
         if self._standard.is_task_handler_terminated():
             # terminate() waits for the workers.  A fork server sends an exit code once: if two
@@ -244,7 +250,7 @@ def _break_pool(weak_supervisor: "Any", error: BaseException) -> None:
         return
     workforce = supervisor._workforce
     try:
-        workforce.break_pool(f"{error!r} in the result handler", error)
+        workforce.break_pool(f"{describe(error)} in the result handler", error)
     finally:
         # break_pool() fails the tasks in flight.  The task whose result was just received is
         # not in flight any more, and others have not been sent yet.

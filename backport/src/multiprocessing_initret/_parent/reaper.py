@@ -33,9 +33,10 @@ _HANGUP_TIMEOUT = 1.0
 # killer does.
 _MAX_KILLED_AT_START = 100
 
-# The pool breaks when as many workers as it has in a row have failed to start, but only in this
-# many generations, each the replacements for the one before: if all workers of a pool of four fail,
-# usually the ninth breaks the pool.  A failure may be an interrupt: an interpreter that Ctrl-C
+# The pool breaks when so many workers in a row have failed to start that they would fill the pool,
+# and when they belong to at least this many generations.  A generation is the replacements for the
+# workers of the one before: if all workers of a pool of four fail, usually the ninth breaks the
+# pool.  A failure may be an interrupt: an interpreter that Ctrl-C
 # interrupts while it starts exits with code 1, or is killed by SIGINT.
 _MAX_GENERATIONS = 3
 
@@ -146,8 +147,8 @@ class Reaper:
         255, although they are still running.
         """
         is_forkserver = worker.start_method == "forkserver"
-        is_reported = worker.exitcode == UNKNOWN_EXITCODE and is_forkserver
-        if is_reported and hasattr(select, "poll"):  # eventlet removes it
+        is_unreported = worker.exitcode == UNKNOWN_EXITCODE and is_forkserver
+        if is_unreported and hasattr(select, "poll"):  # eventlet removes it
             poller = select.poll()
             poller.register(worker.reader, 0)  # reports a hangup only
             if not poller.poll(0):

@@ -37,8 +37,8 @@ class ResultPipes:
     Only the result handler calls the methods, with three exceptions: any thread may call
     :meth:`wake`, the pool's constructor calls :meth:`add` before the result handler starts, and
     :meth:`close` is called after the result handler has ended.  ``_wake_lock`` guards writing to
-    the wake-up pipe.  The result handler does not acquire it: a thread that holds it might be
-    waiting for the result handler.
+    the wake-up pipe.  :meth:`read_wake_up` does not acquire it: the thread that holds it might be
+    waiting for the result handler to read.
 
     :param queue: the pool's ``_outqueue``
     """
@@ -172,9 +172,9 @@ class WindowsResultPipes(ResultPipes):
         super().__init__(queue)
         self._connection_wait = wait
         self._workers[self._wake_reader] = None
-        # The pool's threads call put() to send the sentinel.  put() needs the lock: since Python
-        # 3.14, a connection raises an exception if two threads send at the same time.  It is
-        # not a bound method of this object, because the queue would keep the object alive.
+        # The pool's threads call put() to send the sentinel.  put() needs the lock: later releases
+        # of Python 3.11 and 3.12, and all of 3.13, raise an exception if two threads send through a
+        # connection at the same time.  A bound method of this object would be in a cycle with it.
         queue.put = functools.partial(_put, self._wake_lock, self._wake_writer)
 
     def add(self, worker: "WorkerProcess") -> None:

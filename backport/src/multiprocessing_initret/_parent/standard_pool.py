@@ -225,6 +225,11 @@ class StandardPool:
         state = pool._worker_handler._state
         return bool(state == self.module.RUN or (pool._cache and state != self.module.TERMINATE))
 
+    def is_worker_handler(self) -> bool:
+        """Return whether this thread is the worker handler."""
+        handler = getattr(self._weak_pool(), "_worker_handler", None)
+        return threading.current_thread() is handler
+
     def is_task_handler_terminated(self) -> bool:
         """Return whether :meth:`stop_handlers` has been called; called by the task handler."""
         return bool(getattr(threading.current_thread(), "_state", None) == self.module.TERMINATE)
@@ -348,8 +353,8 @@ def keep_length(result: "Any", cache: "Any", job: int) -> None:
     """Let the length of an iterator be set only while its job is in the cache.
 
     Race: the pool may fail the iterator, and set its length, while the task handler still reads
-    the iterable.  With the length that the task handler sets at its end, the iterator would wait
-    for more results.
+    the iterable.  If the task handler then set the length at the end of the iterable, the iterator
+    would wait for more results.
     """
     if is_iterator(result):
         result._set_length = functools.partial(_set_length, cache, job)
@@ -366,7 +371,7 @@ def _ignore(length: int) -> None:
 
 
 def silence_waiting_threads(result: "Any") -> None:
-    """Keep threads that wait for a result waiting when it is completed."""
+    """Do not wake the threads that wait for a result when it is completed."""
     if is_iterator(result):
         result._cond = threading.Condition(threading.Lock())
     else:

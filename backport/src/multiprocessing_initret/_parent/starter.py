@@ -2,6 +2,8 @@
 
 import threading
 
+from .._shared.errors import describe
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, Optional
@@ -20,7 +22,8 @@ _LAST_PAUSE = 1.0
 class Starter:
     """Starts the workers of one pool, and repeats a start that has failed.
 
-    The constructor of the pool calls it, and then the worker handler.
+    The constructor of the pool calls it, then the worker handler, and a program that calls
+    ``_repopulate_pool()``.  ``_lock`` is held while a worker is started.
 
     :param standard: the private attributes of the pool
     :param section: postpones the termination of the pool by the garbage collector
@@ -48,6 +51,7 @@ class Starter:
         # Identifier of the thread that is constructing the pool.
         self._constructing: "Optional[int]" = threading.get_ident()
         self._has_failed = False
+        self._lock = threading.Lock()
 
     def constructed(self) -> None:
         """Called when the constructor of the pool is about to return."""
@@ -60,10 +64,10 @@ class Starter:
     def start(self, worker: "WorkerProcess") -> bool:
         """Start a worker, and return whether it has been started.
 
-        A failed start is repeated while other workers are alive, because a lack of processes
-        or descriptors may be transient.
+        The worker handler repeats a failed start while other workers are alive, because a lack of
+        processes or descriptors may be transient.
 
-        :raises Exception: in the constructor of the pool, any exception of ``Process.start()``
+        :raises Exception: in other threads, any exception of ``Process.start()``
         """
         try:
             if not self._try_to_start(worker):
@@ -73,9 +77,12 @@ class Starter:
             if self.is_constructing():
                 # Before Python 3.8 the standard constructor leaves the other workers running.
                 self._workforce.terminate()
-                raise self._launcher.failed_in_constructor(error) from error.__cause__
+                failure = self._launcher.failed_in_constructor(error)
+                raise failure from failure.__cause__
+            if not self._standard.is_worker_handler():
+                raise
             # An exception would end the worker handler.
-            self._workforce.break_pool(f"{error!r} while a worker was started", error)
+            self._workforce.break_pool(f"{describe(error)} while a worker was started", error)
             return False
 
     def _start_later(self, worker: "WorkerProcess") -> bool:
@@ -99,13 +106,13 @@ class Starter:
         if not self._workforce.accepts_workers():
             return False
         try:
-            with self._section:
+            with self._section, self._lock:
                 self._workforce.starting.append(worker)
                 if not self._launcher.launch(worker):
                     return False
                 self._workforce.add(worker, self.is_constructing())
         except Exception as error:
-            if self.is_constructing():
+            if not self._standard.is_worker_handler():
                 raise
             self._handle_failed_start(error)
             return False
@@ -116,7 +123,7 @@ class Starter:
 
     def _handle_failed_start(self, error: Exception) -> None:
         """Log that a worker could not be started; break the pool if no worker is alive."""
-        reason = f"a worker could not be started: {error!r}"
+        reason = f"a worker could not be started: {describe(error)}"
         if not any(worker.exitcode is None for worker in self._workforce.workers):
             self._workforce.break_pool(reason, error)
         elif not self._has_failed:

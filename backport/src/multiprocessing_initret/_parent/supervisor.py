@@ -44,8 +44,6 @@ _ITERABLE_TIMEOUT = 1.0
 class _PlaceholderThread:
     """Stands in for a blocked task handler, so that ``_terminate_pool()`` does not wait for it."""
 
-    _state = None
-
     def is_alive(self) -> bool:
         return False
 
@@ -54,7 +52,8 @@ class _PlaceholderThread:
 
 
 class Supervisor:
-    """Supervisor of a pool whose queues are not the standard ones; base class of the others.
+    """Supervisor of a pool whose queues are not the standard ones; base class of the other
+    supervisors.
 
     It owns the pending results, and the initializer and its arguments as the workers receive
     them.  The module's docstring lists which thread calls which method.
@@ -128,7 +127,7 @@ class Supervisor:
         **kwds: "Any",
     ) -> "Any":
         if chunksize is not None:
-            # Otherwise the task handler would raise an exception.
+            # The standard pool would raise an exception in the task handler.
             try:
                 chunksize = operator.index(chunksize)
             except TypeError:
@@ -232,7 +231,7 @@ class Supervisor:
             )
 
     def _stop_workers(self) -> None:
-        """Stop the workers, and whatever else ``_terminate_pool()`` would hang on."""
+        """Stop the workers, and everything else that ``_terminate_pool()`` would wait for."""
 
     def _discard_tasks(self) -> None:
         """Remove tasks that no worker will run; they may block the task handler."""

@@ -73,7 +73,7 @@ class TaskPipe:
         self._mutex = threading.RLock()
         self._last_number = 0
         self._written = 0  # bytes written so far
-        self._end = 0  # of the last message; greater than _written while the message is incomplete
+        self._end = 0  # of the last message; greater than _written while it is incomplete
         self._is_stopping = False  # no more messages are accepted
         self._is_closed = False  # nothing is written, not even the rest of a message
 
@@ -215,7 +215,7 @@ class PosixTaskPipe(TaskPipe):
 
     def __init__(self, queue: "Any") -> None:
         super().__init__(queue)
-        self._removed_number = 0  # of a message that was removed while send() was writing it
+        self._removed_number = 0  # number of a message that was removed while send() was writing it
         self._writer_fd = self._writer.fileno()
         os.set_blocking(self._writer_fd, False)
 

@@ -49,8 +49,8 @@ class PlaceholderProcess:
 class WorkerProcess:
     """A worker process: the standard process object, and its parent's data about it.
 
-    The pool's list of workers holds it.  The constructor or the worker handler starts it, and the
-    worker handler or the task handler reaps it.  The result handler reads from its result pipe, and
+    The pool's list of workers holds it.  A thread of ``Starter`` starts it, and the worker handler
+    or the task handler reaps it.  The result handler reads from its result pipe, and
     alone uses :attr:`unread`.  Any thread may read its exit code, and may terminate or kill it.
 
     :param start: ``Starter.start()``
@@ -81,8 +81,7 @@ class WorkerProcess:
     def __getattr__(self, name: str) -> "Any":
         return getattr(self.process, name)
 
-    # The pool's list of workers contains what the standard pool's contains, as far as programs
-    # can tell.
+    # Programs compare the pool's list of workers with multiprocessing.active_children().
 
     def __eq__(self, other: object) -> bool:
         return other is self or other is self.process
@@ -148,9 +147,9 @@ class WorkerProcess:
         becomes ready only when all of them have exited, too.  On Linux, since Python 3.9, a
         descriptor of the process itself replaces the pipe.
         """
-        popen = self.process._popen
-        if getattr(popen, "method", "") not in METHODS_OF_CHILDREN or not hasattr(os, "pidfd_open"):
+        if not self._is_child or not hasattr(os, "pidfd_open"):
             return
+        popen = self.process._popen
         try:
             pidfd = os.pidfd_open(popen.pid)
         except OSError:  # no descriptors, or an old kernel

@@ -1,11 +1,11 @@
-"""The worker processes of a pool: reaping them, and ending them when the pool breaks or ends."""
+"""The worker processes of a pool: add and reap them, and terminate them when the pool ends."""
 
 import os
 import threading
 import time
 import traceback
 
-from .._shared.errors import WorkerLostError
+from .._shared.errors import WorkerLostError, describe
 from .._shared.packages import module
 from .._shared.record import INITIALIZING, STARTING
 
@@ -34,14 +34,14 @@ _REAP_INTERVAL = 0.1
 class Workforce:
     """The worker processes of one pool.
 
-    The constructor of the pool and the worker handler add workers, and the worker handler reaps
+    The threads that start workers add them (see ``Starter``), and the worker handler reaps
     them.  When the pool is closed, the task handler waits for the workers and reaps them.  Any
     thread may terminate them.
 
     ``_lock`` is held while a worker is added or reaped, and while ``is_stopped`` is set: either a
-    worker is added before the pool is terminated, or it is terminated at once.  Threads that only
-    read the list copy it.  The lock is not reentrant, so the threads that acquire it are in the
-    section, except in :meth:`terminate`, which is postponed there.
+    worker is added before the pool is terminated, or it is terminated at once.  Threads that
+    block while they iterate over the list copy it.  The lock is not reentrant, so the threads that
+    acquire it are in the section, except in :meth:`terminate`, which is postponed there.
 
     :param section: postpones the termination of the pool by the garbage collector
     :param records: the records of the workers
@@ -117,7 +117,7 @@ class Workforce:
                 reason = self._reaper.reap(exited, bool(self.broken))
         except Exception as error:
             # An exception would end the thread, and nothing would reap workers any more.
-            reason, cause = f"{error!r} while an exited worker was reaped", error
+            reason, cause = f"{describe(error)} while an exited worker was reaped", error
             # The list must become empty, or wait_for_exit() would hang.
             with self._section, self._lock:
                 self.workers[:] = [worker for worker in self.workers if worker.exitcode is None]

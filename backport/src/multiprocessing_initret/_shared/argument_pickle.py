@@ -50,7 +50,7 @@ _FOR_ANY_PROCESS = (
 _MINIMUM_SHARED = 4096
 
 # Modules with classes whose instances, if they are pickled apart, refer to no objects of the
-# program.  The classes of multiprocessing itself are such classes, too.
+# program.  So do those of the pool's package, such as multiprocess.
 _MODULES_OF_LEAVES = ("multiprocessing", "socket", "torch")
 
 
@@ -118,6 +118,8 @@ class ArgumentPickle:
 
         :param levels: what is assumed about the objects; corrected if one is less plain
         :raises _OrderChanged: if the objects must be pickled in another order
+        :raises _TooLittlePlainData: if there is less plain data than *minimum*
+        :raises _ForOneProcess: if all objects must be pickled for each process
         """
         stream = io.BytesIO()
         buffers: "List[pickle.PickleBuffer]" = []

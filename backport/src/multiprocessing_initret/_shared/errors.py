@@ -7,12 +7,20 @@ if TYPE_CHECKING:
     from typing import Callable, Optional, Tuple
 
 
+def describe(error: BaseException) -> str:
+    """Return the repr of an exception, even if its own ``__repr__()`` raises an exception."""
+    try:
+        return repr(error)
+    except Exception:
+        return object.__repr__(error)
+
+
 class WorkerLostError(ProcessError):
     """Raised for a task whose worker exited before the task had finished.
 
-    The message contains the worker's name and pid, and how it exited.  The task may have run in part, or not
-    at all.  All pending tasks fail with this exception when their pool breaks or is
-    terminated.
+    The message contains the worker's name and pid, and how it exited.  The task may have
+    run in part, or not at all.  All pending tasks fail with this exception when their pool
+    breaks or is terminated.
 
     In a pool of threads, a task that raises an exception which would end its thread, such
     as :exc:`SystemExit`, fails with this exception instead.  Its ``__cause__`` is the

@@ -12,6 +12,7 @@ import select
 import sys
 import time
 
+from .._shared.errors import describe
 from .._shared.messages import HEADER, RESULT_HEADER
 from .._shared.packages import module, pickler_class
 from .._shared.record import (
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 # each task by up to 20 milliseconds.
 _CHECK_INTERVAL = None if sys.platform == "darwin" else 3.0
 
-# Time, in seconds, after which the exit of a worker that an exception has ended is forced.
+# Time, in seconds, that a worker has to exit after an exception; then os._exit() ends it.
 _EXIT_TIMEOUT = 10.0
 
 # Size, in bytes, of the largest pickle of an exception whose repr is made, because the repr of a
@@ -129,7 +130,6 @@ class RecordedTasks(Tasks):
         # The process exits next.  Releasing everything else would take it 10 microseconds more.
         self._initret = None
         self._keyword.clear()
-        del self._initargs
 
     def _receive_function(self) -> "Callable[[], Any]":
         return self._receive_recorded
@@ -146,8 +146,8 @@ class RecordedTasks(Tasks):
                 raise EOFError("the parent process has exited")
         # No `with` statement: see the docstring of the class.
         if integers[STOPPING]:
-            # Race: the parent may have released the lock, because the record does not say yet that
-            # this worker holds it.
+            # Race: the parent may have released the lock, because the record does not show yet
+            # that this worker holds it.
             with contextlib.suppress(ValueError):
                 lock.release()
             return None
@@ -221,19 +221,17 @@ class Results:
             raise ResultInterrupted("sending a result was interrupted") from error
 
     def _describe(self, error: "Any", size: int) -> bytes:
-        """Return the repr and the traceback of an exception that the parent may not unpickle.
+        """Return the repr and the traceback of an exception, in case the parent cannot unpickle it.
 
         :param size: size of its pickle in bytes; if that is large, only the type is described
         """
         traceback = ""
         if isinstance(error, self._exception_with_traceback):
             error, traceback = error.exc, error.tb
-        text = object.__repr__(error)
         if size > _MAX_DESCRIBED:
-            traceback = ""  # contains str(error)
+            text, traceback = object.__repr__(error), ""  # the traceback contains str(error)
         else:
-            with contextlib.suppress(Exception):
-                text = repr(error)
+            text = describe(error)
         return "\0".join((text, traceback)).encode("utf-8", "backslashreplace")
 
 
@@ -253,17 +251,17 @@ def run_process(
     :param args: its arguments
     """
     if hasattr(os, "register_at_fork"):  # since Python 3.7, on POSIX
-        # As long as this pipe is open, Reaper.ensure_exit() takes this process for running.
+        # As long as this pipe is open, Reaper.ensure_exit() regards this process as running.
         os.register_at_fork(after_in_child=channel.writer.close)
     tasks = RecordedTasks(package, inqueue, initargs, hint, channel)
     try:
         results = Results(package, channel.writer, tasks)
         run_loop(target, args, positions, tasks, results, tasks.initialize)
     except BaseException:
-        # SystemExit or KeyboardInterrupt.  The parent fails the task, and releases the lock of
-        # the task pipe, when this process has exited.  The exit may hang: it waits for threads
-        # that a task has started, and even for threads of the parent if Ctrl-C interrupted the
-        # function of the module threading that runs after a fork.
+        # SystemExit, KeyboardInterrupt, or a result that could not be sent.  The parent fails the
+        # task, and releases the lock of the task pipe, when this process has exited.  The exit may
+        # hang: it waits for threads that a task has started, and even for threads of the parent if
+        # Ctrl-C interrupted the function of the module threading that runs after a fork.
         _thread.start_new_thread(_exit_late, ())
         raise
     finally:

@@ -41,13 +41,13 @@ def raise_error(error: Exception) -> None:
 
 
 def explain_missing_name(error: Exception, hint: str) -> Exception:
-    """Return an exception that says why a name is missing from the worker's main module.
+    """Return an exception that explains why a name is missing from the worker's main module.
 
     :param error: raised by unpickling; any other exception is returned unchanged
     :param hint: the likely cause, as determined by the parent
     """
-    text = str(error)
-    if not isinstance(error, AttributeError) or "_main__'" not in text:
+    text = str(error) if type(error) is AttributeError else ""
+    if "_main__'" not in text:
         return error
     return AttributeError(f"{text}: {hint}").with_traceback(error.__traceback__)
 
@@ -55,12 +55,13 @@ def explain_missing_name(error: Exception, hint: str) -> Exception:
 class Tasks:
     """Task queue of one worker, as the pool's loop in that worker sees it.
 
-    Owned by the worker: nothing here is shared with another process or thread.
+    Its worker alone uses it.  It shares the queue and, in a ``ThreadPool``, *initargs* with
+    other workers.
 
     :param package: the package of the pool
     :param inqueue: the queue that the pool's loop would use
     :param initargs: the initializer and its arguments
-    :param hint: says why a name may be missing from the main module
+    :param hint: explains why a name may be missing from the main module
     :param defers_initializer: whether the initializer is called only when there is a task
     """
 

@@ -1,4 +1,4 @@
-"""What runs in a template, the fork server of one pool (see ``_parent.template``)."""
+"""Main function of a template, the fork server of one pool (see ``_parent.template``)."""
 
 import gc
 import os
@@ -22,7 +22,7 @@ def serve(
     key: bytes,
     contents: "Any",
 ) -> None:
-    """Load plain data, report whether that succeeded, and start workers until the pool ends."""
+    """Load plain data, report whether that succeeded, and then start workers."""
     try:
         try:
             # A lock that another thread holds during a fork is never released in the child.

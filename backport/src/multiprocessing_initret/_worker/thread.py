@@ -1,6 +1,6 @@
 """Worker side of a pool of threads."""
 
-from .._shared.errors import WorkerLostError
+from .._shared.errors import WorkerLostError, describe
 from .tasks import Tasks, run_loop
 
 TYPE_CHECKING = False
@@ -20,7 +20,7 @@ def run_thread(
     initargs: "InitArgs",
     hint: str,
 ) -> None:
-    """Run a worker that is a thread, and continue after an exception that would end it.
+    """Run a worker that is a thread, and continue after an exception that would end the thread.
 
     The pool's loop catches every ``Exception`` of a task.  A ``SystemExit`` or
     ``KeyboardInterrupt`` would end the thread.  The pool would not replace the thread, and the
@@ -39,7 +39,8 @@ def run_thread(
             initialize = _do_nothing  # the next task calls the initializer if needed
             task = tasks.current()
             if task is not None:
-                lost = WorkerLostError(f"the task raised {error!r}, which would end its thread")
+                message = f"the task raised {describe(error)}, which would end its thread"
+                lost = WorkerLostError(message)
                 lost.__cause__ = error
                 outqueue.put((*task[:2], (False, lost)))
 
