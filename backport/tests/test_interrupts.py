@@ -50,9 +50,10 @@ if __name__ == "__main__":
         deadline = time.monotonic() + 5
         while not is_replaced(pool, workers) and time.monotonic() < deadline:
             time.sleep(0.001)
-    print(interrupts, run_tasks(pool))
+    found = run_tasks(pool)
     pool.terminate()
     pool.join()
+    print(interrupts, found)  # not earlier: a worker forked now would print it, too, when it exits
 """
 
 
