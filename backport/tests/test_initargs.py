@@ -159,6 +159,13 @@ def test_pickled_once(spawning_method):
 
 
 @shared_only
+def test_pickled_once_if_there_may_be_a_template():
+    obj = Counted()  # not plain
+    assert initargs.InitArgs(([obj],)).pickle(minimum=2**22).plain_size == 0
+    assert obj.pickled == 1
+
+
+@shared_only
 def test_replacement_receives_the_same_pickle(spawning_method):
     obj = {"key": 1}
     with pool_of(spawning_method, 1, return_one, (obj,), maxtasksperchild=1) as pool:

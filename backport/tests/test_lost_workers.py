@@ -53,6 +53,22 @@ def test_worker_exits_while_running_a_task(make_pool, exit_by):
     join_in_time(pool)
 
 
+def close_task_pipe(fd, initret):
+    os.close(fd)
+
+
+@posix
+def test_task_closes_the_pipe(make_pool, start_method):
+    """A task may close all descriptors, as daemons do; the worker exits and is replaced."""
+    if start_method != "fork":
+        pytest.skip("the descriptor has another number in the worker")
+    pool = make_pool()
+    fd = pool._inqueue._reader.fileno()
+    for _ in range(2):
+        assert result_or_exception(pool.apply_async(close_task_pipe, (fd,))) is None
+        check_pool(pool)
+
+
 def start_thread_and_exit(initret):
     threading.Thread(target=time.sleep, args=(2 * TIMEOUT,)).start()
     sys.exit(3)

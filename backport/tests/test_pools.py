@@ -314,6 +314,60 @@ if __name__ == "__main__":
 """
 
 
+CHANGED_PICKLER = """
+import multiprocessing, sys, types
+from multiprocessing import reduction
+
+class Special:
+    def __reduce__(self):
+        raise LookupError("only the pickler of the program can pickle it")
+
+def override(self, obj):
+    return (int, (40,)) if type(obj) is Special else NotImplemented
+
+class Pickler(reduction.ForkingPickler):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.dispatch_table[Special] = lambda obj: (int, (40,))
+
+def dump(obj, file, protocol=None):
+    Pickler(file, protocol).dump(obj)
+
+method, change = sys.argv[1:]
+context = multiprocessing.get_context(method)
+if change == "method":
+    reduction.ForkingPickler.reducer_override = override
+elif change == "dump":
+    reduction.dump = dump
+else:
+    context.reducer = types.ModuleType("reducer")
+    vars(context.reducer).update(vars(reduction), dump=dump)
+
+import multiprocessing_initret
+
+def take(obj):
+    return obj
+
+def add(item, initret):
+    return item + (initret if isinstance(initret, int) else 40)  # a forked worker inherits it
+
+if __name__ == "__main__":
+    with multiprocessing_initret.Pool(
+        1, take, (Special(),), context=context, expect_initret=True
+    ) as pool:
+        print(pool.map_async(add, [1, 2]).get(60))
+"""
+
+
+@pytest.mark.parametrize("change", ["method", "dump", "reducer of the context"])
+def test_changed_pickler(python, tmp_path, start_method, change):
+    """A program may change how process objects are pickled, for example to pickle lambdas."""
+    if change == "method" and sys.version_info < (3, 8):
+        pytest.skip("picklers have no reducer_override()")
+    (tmp_path / "program.py").write_text(CHANGED_PICKLER)
+    assert python("program.py", start_method, change) == "[41, 42]\n"
+
+
 @pytest.mark.parametrize("use", ["for processes", "for tasks"])
 def test_replaced_pickler(python, tmp_path, start_method, use):
     """A program may replace the pickler of multiprocessing, for example by that of dill."""

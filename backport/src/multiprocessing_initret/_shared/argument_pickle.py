@@ -135,7 +135,12 @@ class ArgumentPickle:
         has_order_changed = False
         for i, following in zip(self.order, [*self.order[1:], None]):
             pickler.level = levels[i]
-            pickler.highest_level = _NOWHERE if following is None else levels[following]
+            if following is not None:
+                pickler.highest_level = levels[following]
+            elif self.plain_size < minimum:
+                pickler.highest_level = _WHERE_IMPORTED  # stop as soon as this object is not plain
+            else:
+                pickler.highest_level = _NOWHERE
             pickler.needed = set()
             if has_order_changed:
                 # Only find out the levels of the other objects.

@@ -1,6 +1,7 @@
 """The initializer and initargs of a pool, as the parent passes them to the workers."""
 
 import contextlib
+import io
 import mmap
 import os
 import pickle
@@ -26,9 +27,13 @@ PICKLES_ONCE = pickle.HIGHEST_PROTOCOL >= 5
 _MAX_IN_PROCESS = 4096
 
 
-def _pickler_of_processes(package: str) -> "Any":
+# Methods that a program may have added to the pickler of process objects.
+_PICKLER_HOOKS = {"persistent_id", "reducer_override"}
+
+
+def _reduction_of_processes(package: str) -> "Any":
     # Not the module reduction: a program may set the attribute `reducer` of a context.
-    return module(package, "context").reduction.ForkingPickler
+    return module(package, "context").reduction
 
 
 class InitArgs:
@@ -61,11 +66,14 @@ class InitArgs:
     def is_pickled_once(self) -> bool:
         """Whether the objects are pickled once, and not for each process.
 
-        A program may have replaced the pickler of process objects, which then pickles these
-        objects, too.
+        A program may have replaced or changed the pickler of process objects, or the function that
+        uses it.  These then pickle the objects, too.
         """
-        pickler = _pickler_of_processes(self._package)
-        return PICKLES_ONCE and pickler.__module__ == self._package + ".reduction"
+        reduction = _reduction_of_processes(self._package)
+        pickler, dump = reduction.ForkingPickler, reduction.dump
+        origins = {getattr(pickler, "__module__", None), getattr(dump, "__module__", None)}
+        is_changed = origins != {self._package + ".reduction"} or _PICKLER_HOOKS & {*vars(pickler)}
+        return PICKLES_ONCE and not is_changed
 
     def pickle(self, minimum: int = 0) -> "ArgumentPickle":
         """Return the pickle of the objects, which is made on the first call.
@@ -115,7 +123,9 @@ class InitArgs:
             apart, location = shared.apart, (shared.memory, shared.index, shared.order)
         # A pickle within the pickle of the process: if these objects cannot be unpickled, load()
         # raises the exception, as it does for the objects in memory.
-        pickled: "Any" = bytes(_pickler_of_processes(self._package).dumps(apart))
+        stream = io.BytesIO()
+        _reduction_of_processes(self._package).dump(apart, stream)
+        pickled: "Any" = stream.getvalue()
         if len(pickled) > _MAX_IN_PROCESS:
             with contextlib.suppress(OSError):  # as in ArgumentPickle
                 pickled = Memory(self._package, [(0, pickled)], len(pickled))
@@ -172,7 +182,8 @@ class ReceivedInitArgs(InitArgs):
         known = set(registry)
         process._inheriting = True
         try:
-            apart: "List[Any]" = _pickler_of_processes(self._package).loads(pickled)
+            pickler = _reduction_of_processes(self._package).ForkingPickler
+            apart: "List[Any]" = pickler.loads(pickled)
         finally:
             del process._inheriting
         managers = sys.modules.get(self._package + ".managers")

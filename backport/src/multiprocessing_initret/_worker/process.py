@@ -80,7 +80,8 @@ def _is_hung_up(reader: "Any") -> bool:
         return False
     poller = select.poll()
     poller.register(reader, 0)
-    return bool(poller.poll(0))
+    # A descriptor that the program has closed is reported, too.
+    return any(event & select.POLLHUP for _, event in poller.poll(0))
 
 
 class Channel:
