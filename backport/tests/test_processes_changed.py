@@ -61,7 +61,7 @@ def test_more_processes_cannot_be_started(start_method, monkeypatch):
                 pool._repopulate_pool()
         check_pool(pool)
         pool._repopulate_pool()
-        assert len(pool._pool) == 2
+        wait_until(lambda: len([worker for worker in pool._pool if worker.pid is not None]) == 2)
         check_pool(pool)
 
 

@@ -31,7 +31,10 @@ class PlaceholderProcess:
 
     name = ""
     daemon = True
-    exitcode = pid = None
+    pid = None
+
+    def __init__(self, exitcode: "Optional[int]" = None) -> None:
+        self.exitcode = exitcode
 
     def start(self) -> None:
         """Do nothing."""
@@ -117,8 +120,13 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the process, or put a placeholder in its place if no worker is needed any more."""
         start = vars(self).pop("_start")
-        if not start(self):
-            self.process = PlaceholderProcess()
+        try:
+            if not start(self):
+                self.process = PlaceholderProcess()
+        except BaseException:
+            # Before Python 3.8, the pool has this worker in its list already, and must remove it.
+            self.process = PlaceholderProcess(exitcode=1)
+            raise
 
     def join(self, timeout: "Optional[float]" = None) -> None:
         """Wait until the process has exited, and reap it.
