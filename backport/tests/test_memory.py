@@ -1,6 +1,7 @@
 """The memory of initargs, which all workers of a pool map, and which is released at the end."""
 
 import contextlib
+import errno
 import gc
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from initargs_support import (
     return_all,
     shared_only,
 )
+from multiprocessing_initret._shared.memory import Memory
 
 transport = initargs_support.transport  # a fixture
 
@@ -59,6 +61,19 @@ def test_workers_map_one_file(spawning_method, transport):
     assert one["Anonymous"] == other["Anonymous"] == 0
     # The worker has copied only the page that it wrote to.  A huge page has 2 MiB.
     assert 0 < one_after["Anonymous"] <= 2048
+
+
+@linux
+def test_full_file_system(monkeypatch):
+    """A store to a page that has no place in the file system would kill the process."""
+
+    def fail(fd, offset, length):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with pytest.raises(OSError, match="no space"):
+        Memory("multiprocessing", [], 4096)
 
 
 # Small buffers stay in the stream.

@@ -1,6 +1,7 @@
 """``multiprocessing`` and its derivatives by name."""
 
 import importlib
+import multiprocessing
 import sys
 import threading
 import types
@@ -37,3 +38,9 @@ def test_module_that_another_thread_imports(tmp_path, monkeypatch):
     for thread in importing, using:
         thread.join(TIMEOUT)
     assert values == [True]
+
+
+def test_imported():
+    """Only the program imports a module that takes time to import."""
+    assert packages.imported("multiprocessing", "context") is multiprocessing.context
+    assert packages.imported("package", "missing") is None

@@ -2,13 +2,16 @@
 
 import multiprocessing.pool
 import os
+import struct
 import sys
 
 import pytest
-from conftest import TIMEOUT, join_in_time
+from conftest import TIMEOUT, join_in_time, posix
+from multiprocessing_initret._worker import process
 from pool_support import (
     add,
     check_pool,
+    create_pool,
     echo,
     is_lost,
     raise_lookup_error,
@@ -119,6 +122,27 @@ class TwoArguments(Exception):
 
 def raise_two_arguments(item, initret):
     raise TwoArguments(1, 2)
+
+
+def refuse(size):
+    raise struct.error("too large")
+
+
+def get_pid(item, initret):
+    return os.getpid()
+
+
+@posix
+def test_result_is_too_large(start_method, monkeypatch):
+    """Before Python 3.8, a connection refuses to send 2 GiB; the worker continues."""
+    if start_method != "fork":
+        pytest.skip("the worker does not inherit the changed function")
+    monkeypatch.setattr(process, "header", refuse)
+    with create_pool(start_method, 1) as pool:
+        pid = pool.apply_async(get_pid, (1,)).get(TIMEOUT)
+        with pytest.raises(multiprocessing.pool.MaybeEncodingError, match="too large"):
+            pool.apply_async(echo, (bytes(10**5),)).get(TIMEOUT)
+        assert pool.apply_async(get_pid, (1,)).get(TIMEOUT) == pid
 
 
 def return_two_arguments(item, initret):

@@ -5,13 +5,12 @@ import copyreg
 import functools
 import io
 import os
-import sys
 import types
 from array import array
 
 from .argument_unpickler import aligned, placeholder
 from .memory import Memory
-from .packages import module
+from .packages import imported, module
 from .plain_data import ALWAYS_IMPORTED, is_plain_class, is_plain_global
 
 TYPE_CHECKING = False
@@ -220,7 +219,7 @@ def _pickler_class(package: str) -> "Any":
             self.dispatch_table = {**copyreg.dispatch_table, **registered}
             self._apart = apart
             # Keys of the resource sharer increase: _release() compares them with this one.
-            sharer = sys.modules.get(package + ".resource_sharer")
+            sharer = imported(package, "resource_sharer")
             self._last_key = sharer._resource_sharer._key if sharer else 0
             self._modes: "Dict[type, int]" = {}
             self._reduced: "Dict[int, Any]" = {}
@@ -259,7 +258,7 @@ def _pickler_class(package: str) -> "Any":
             # Only one process can receive the descriptor from it.
             if cls.__module__ == package + ".resource_sharer":
                 return _FOR_ONE_PROCESS
-            managers = sys.modules.get(package + ".managers")
+            managers = imported(package, "managers")
             if cls in registered and cls not in _FOR_ANY_PROCESS:
                 return _APART
             if managers and issubclass(cls, managers.BaseProxy):

@@ -5,11 +5,10 @@ import io
 import mmap
 import os
 import pickle
-import sys
 
 from .argument_unpickler import open_pickle
 from .memory import Memory
-from .packages import module
+from .packages import imported, module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ class ReceivedInitArgs(InitArgs):
             apart: "List[Any]" = pickler.loads(pickled)
         finally:
             del process._inheriting
-        managers = sys.modules.get(self._package + ".managers")
+        managers = imported(self._package, "managers")
         for key in set(registry) - known:
             obj = registry.get(key)
             if managers and isinstance(obj, managers.BaseProxy):

@@ -20,8 +20,7 @@ class PosixMemory:
     """
 
     def __init__(self, package: str, parts: "Iterable[Tuple[int, Any]]", size: int) -> None:
-        self._own(package, _anonymous_file(), size)
-        os.ftruncate(self._fd, size)
+        self._own(package, _anonymous_file(size), size)
         # Writing new pages with pwrite() is faster than storing to them through a mapping.
         for offset, part in parts:
             view = memoryview(part)
@@ -57,15 +56,23 @@ def _receive_posix(package: str, received: "Any", size: int) -> PosixMemory:
     return memory
 
 
-def _anonymous_file() -> int:
+def _anonymous_file(size: int) -> int:
     # Not shm_open(): containers usually limit /dev/shm to 64 MB.
     try:
-        return os.memfd_create("multiprocessing_initret")
+        fd = os.memfd_create("multiprocessing_initret")
     except (AttributeError, OSError):  # not Linux, or the system forbids it
         from tempfile import TemporaryFile
 
         with TemporaryFile() as file:
+            # This raises an exception if the file system is full.  Otherwise the first store to a
+            # page of the file would kill the process with SIGBUS.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
             return os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
 
 
 class WindowsMemory:

@@ -13,7 +13,7 @@ import sys
 import time
 
 from .._shared.errors import describe
-from .._shared.messages import HEADER, RESULT_HEADER
+from .._shared.messages import HEADER, RESULT_HEADER, header
 from .._shared.packages import module, pickler_class
 from .._shared.record import (
     HOLDING,
@@ -216,6 +216,7 @@ class Results:
             # ignores the second message for a task.
             self._send_bytes(view)
             return
+        header(len(view))  # raises an exception for a result that is too large
         try:
             self._send_bytes(view)
         except BaseException as error:
