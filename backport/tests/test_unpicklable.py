@@ -128,6 +128,11 @@ def refuse(size):
     raise struct.error("too large")
 
 
+class Large(bytes):
+    def __repr__(self):
+        return "Large"
+
+
 def get_pid(item, initret):
     return os.getpid()
 
@@ -141,7 +146,7 @@ def test_result_is_too_large(start_method, monkeypatch):
     with create_pool(start_method, 1) as pool:
         pid = pool.apply_async(get_pid, (1,)).get(TIMEOUT)
         with pytest.raises(multiprocessing.pool.MaybeEncodingError, match="too large"):
-            pool.apply_async(echo, (bytes(10**5),)).get(TIMEOUT)
+            pool.apply_async(echo, (Large(10**5),)).get(TIMEOUT)
         assert pool.apply_async(get_pid, (1,)).get(TIMEOUT) == pid
 
 
