@@ -48,6 +48,20 @@ def test_one_message():
         check(buffer.feed(stream([size])), [size])
 
 
+@pytest.mark.parametrize("part_size", [3, 20, 27, 28, 29, 53, 54, 55, 1000])
+def test_large_messages(monkeypatch, part_size):
+    """Memory for them is not allocated before the second part."""
+    monkeypatch.setattr(messages, "LARGE", 20)
+    sizes = [50, 5, 0, 50, 50, 20, 21, 5]
+    buffer, data, found = MessageBuffer(), stream(sizes), []
+    for start in range(0, len(data), part_size):
+        found += buffer.feed(data[start : start + part_size])
+    check(found, sizes)
+    assert buffer.incomplete_size == 0
+    buffer.feed(stream([50])[:30])
+    assert buffer.incomplete_size == 50 and buffer._message is None
+
+
 def test_header_of_a_long_message():
     assert header(2**31 - 1) == b"\x7f\xff\xff\xff"
     if sys.version_info < (3, 8):  # connections cannot receive it

@@ -1,5 +1,6 @@
 """The result pipes, and the pipe that wakes the result handler."""
 
+import contextlib
 import gc
 import multiprocessing
 import multiprocessing.connection
@@ -12,8 +13,9 @@ import types
 import weakref
 
 import pytest
-from conftest import TIMEOUT, WINDOWS, call_in_thread, linux
+from conftest import TIMEOUT, WINDOWS, call_in_thread, linux, posix
 from multiprocessing_initret._parent import result_pipes
+from multiprocessing_initret._shared import messages
 from multiprocessing_initret._shared.messages import RESULT_HEADER, MessageBuffer, TruncatedMessage
 from multiprocessing_initret._shared.record import RUNNING, Records
 
@@ -100,6 +102,73 @@ def test_end_of_a_pipe(pipes):
     worker.writer.close()
     assert pipes.wait() == [worker]
     assert pipes.receive(worker) is None
+
+
+LARGE = bytes(2 * messages.LARGE)
+
+
+def send_in_threads(workers, data):
+    """Start a thread for each worker that sends a message which does not fit into the pipe."""
+
+    def send(worker):
+        with contextlib.suppress(OSError):  # the test has closed the other end
+            worker.writer.send_bytes(data)
+
+    for worker in workers:
+        threading.Thread(target=send, args=(worker,), daemon=True).start()
+
+
+def arrived(worker):
+    """Return how many bytes of a worker's incomplete message have arrived."""
+    message = worker.unread._message
+    return len(worker.unread._start) if message is None else message.size - message.missing
+
+
+@posix
+@pytest.mark.parametrize("number", [1, 2])
+def test_few_large_messages_at_a_time(pipes, monkeypatch, number):
+    """The parent would need memory for a large message of each worker."""
+    monkeypatch.setattr(result_pipes, "_MAX_RECEIVED", number * len(LARGE))
+    workers = [Worker() for _ in range(4)]
+    for worker in workers:
+        pipes.add(worker)
+    send_in_threads(workers[:3], LARGE)
+    found, is_sent = [], False
+    while len(found) < 4:
+        for worker in pipes.wait():
+            found += [(worker, len(message)) for message in pipes.receive(worker)]
+        in_part = [worker for worker in workers if arrived(worker) > result_pipes._READ_SIZE]
+        assert len(in_part) <= number
+        if in_part and not is_sent:
+            workers[3].writer.send_bytes(b"small")
+            is_sent = True
+    assert dict(found) == {workers[3]: 5, **dict.fromkeys(workers[:3], len(LARGE))}
+    assert found[-1] != (workers[3], 5)  # it has not waited for all large ones
+    for worker in workers:  # all are included in wait() again
+        worker.writer.send_bytes(b"one")
+    assert set(pipes.wait()) == set(workers)
+
+
+@posix
+def test_worker_is_removed_while_it_sends_a_large_message(pipes, monkeypatch):
+    monkeypatch.setattr(result_pipes, "_MAX_RECEIVED", len(LARGE))
+    workers = [Worker() for _ in range(3)]
+    for worker in workers:
+        pipes.add(worker)
+    send_in_threads(workers, LARGE)
+    while [arrived(worker) > 0 for worker in workers] != [True] * 3:
+        for worker in pipes.wait():
+            assert not pipes.receive(worker)
+    (sender,), waiting = pipes._large, pipes._waiting[0]
+    for worker in waiting, sender:
+        pipes.remove(worker)
+        worker.reader.close()
+    (last,) = set(workers) - {sender, waiting}
+    found = []
+    while not found:
+        assert pipes.wait() == [last]
+        found = pipes.receive(last)
+    assert [len(message) for message in found] == [len(LARGE)]
 
 
 def test_empty_pipe(pipes):

@@ -10,7 +10,7 @@ import select
 import selectors
 import threading
 
-from .._shared.messages import RESULT_HEADER, TruncatedMessage
+from .._shared.messages import LARGE, RESULT_HEADER, TruncatedMessage
 
 if os.name != "posix":
     import _winapi
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _WAKE_UP = b"wake"
 
 _READ_SIZE = 65536
+
+# Total size, in bytes, of the large messages that are received at the same time.  A message that
+# is larger is received alone.
+_MAX_RECEIVED = 64 * 2**20
 
 _READABLE = getattr(select, "EPOLLIN", 1)
 
@@ -125,6 +129,9 @@ class PosixResultPipes(ResultPipes):
     """Result pipes on POSIX: streams of bytes, in which a message may arrive in parts.
 
     With epoll or kqueue, the cost of a result does not grow with the number of workers.
+
+    The standard pool receives one message at a time.  If all workers sent large ones here, the
+    parent would need memory for all of them.  Therefore some workers may have to wait.
     """
 
     def __init__(self, queue: "Any") -> None:
@@ -132,6 +139,9 @@ class PosixResultPipes(ResultPipes):
         # A selector takes 0.4 microseconds more for each result than epoll itself.  It is used
         # on systems that have no epoll, and if eventlet or gevent has removed epoll.
         self._poller: "Any" = select.epoll() if hasattr(select, "epoll") else _SelectorPoller()
+        # Workers that are sending a large message, with its size, and those that wait to do so.
+        self._large: "Dict[WorkerProcess, int]" = {}
+        self._waiting: "List[WorkerProcess]" = []
         self._register(self._wake_reader.fileno(), None)
 
     def _register(self, fd: int, worker: "Optional[WorkerProcess]") -> None:
@@ -147,15 +157,47 @@ class PosixResultPipes(ResultPipes):
         # This must precede closing the descriptor: forked workers have inherited the pipe, so
         # epoll would continue to report it.
         fd = worker.reader.fileno()
-        if self._workers.pop(fd, None) is not None:
+        if self._workers.pop(fd, None) is None:
+            return
+        if worker in self._waiting:
+            self._waiting.remove(worker)
+        else:
             self._poller.unregister(fd)
+        self._end_large(worker)
 
     def wait(self) -> "List[Optional[WorkerProcess]]":
         return [self._workers[fd] for fd, _ in self._poller.poll()]
 
     def receive(self, worker: "WorkerProcess") -> "Optional[List[Message]]":
         data = os.read(worker.reader.fileno(), _READ_SIZE)
-        return worker.unread.feed(data) if data else None
+        if not data:
+            return None
+        messages = worker.unread.feed(data)
+        if not messages or self._large:
+            self._limit(worker)
+        return messages
+
+    def _limit(self, worker: "WorkerProcess") -> None:
+        """Receive no more from a worker while there is no room for its large message."""
+        size = worker.unread.incomplete_size
+        if size <= LARGE:
+            self._end_large(worker)
+        elif worker in self._large or self._has_room(size):
+            self._large[worker] = size
+        elif worker not in self._waiting:
+            self._waiting.append(worker)
+            self._poller.unregister(worker.reader.fileno())
+
+    def _has_room(self, size: int) -> bool:
+        return not self._large or sum(self._large.values()) + size <= _MAX_RECEIVED
+
+    def _end_large(self, worker: "WorkerProcess") -> None:
+        """Receive from waiting workers when the large message of a worker is complete."""
+        if self._large.pop(worker, 0):
+            while self._waiting and self._has_room(self._waiting[0].unread.incomplete_size):
+                waiting = self._waiting.pop(0)
+                self._large[waiting] = waiting.unread.incomplete_size
+                self._poller.register(waiting.reader.fileno(), _READABLE)
 
     def close(self) -> None:
         super().close()
