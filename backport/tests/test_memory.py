@@ -76,6 +76,20 @@ def test_full_file_system(monkeypatch):
         Memory("multiprocessing", [], 4096)
 
 
+@linux
+def test_file_is_closed_if_it_cannot_be_enlarged(monkeypatch):
+    def fail(fd, length):
+        raise OSError(errno.EFBIG, "too large")
+
+    monkeypatch.setattr(os, "ftruncate", fail)
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="too large"):
+        Memory("multiprocessing", [], 4096)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 # Small buffers stay in the stream.
 sizes = pytest.mark.parametrize("size", [3, 10**5])
 

@@ -21,6 +21,7 @@ class PosixMemory:
 
     def __init__(self, package: str, parts: "Iterable[Tuple[int, Any]]", size: int) -> None:
         self._own(package, _anonymous_file(size), size)
+        os.ftruncate(self._fd, size)
         # Writing new pages with pwrite() is faster than storing to them through a mapping.
         for offset, part in parts:
             view = memoryview(part)
@@ -59,7 +60,7 @@ def _receive_posix(package: str, received: "Any", size: int) -> PosixMemory:
 def _anonymous_file(size: int) -> int:
     # Not shm_open(): containers usually limit /dev/shm to 64 MB.
     try:
-        fd = os.memfd_create("multiprocessing_initret")
+        return os.memfd_create("multiprocessing_initret")
     except (AttributeError, OSError):  # not Linux, or the system forbids it
         from tempfile import TemporaryFile
 
@@ -68,11 +69,7 @@ def _anonymous_file(size: int) -> int:
             # page of the file would kill the process with SIGBUS.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
             return os.dup(file.fileno())
-    os.ftruncate(fd, size)
-    return fd
 
 
 class WindowsMemory:
