@@ -250,7 +250,7 @@ def test_removed_worker(pipes):
 
 
 @linux
-def test_close(queue):
+def test_close(queue, no_collector):
     worker = Worker()
     worker.writer.close()
     before = len(os.listdir("/proc/self/fd"))
