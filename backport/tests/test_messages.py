@@ -58,7 +58,27 @@ def test_large_messages(monkeypatch, part_size):
         found += buffer.feed(data[start : start + part_size])
     check(found, sizes)
     assert buffer.incomplete_size == 0
-    buffer.feed(stream([50])[:30])
+
+
+LONG = LONG_HEADER.pack(-1, 50)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [stream([50])[:30]],
+        [stream([5, 50])[:30]],
+        [stream([50])[:30], stream([50])[30:] + stream([50])[:30]],
+        [stream([50])[:20], stream([50])[20:40], stream([50])[40:] + stream([50])[:30]],
+        [LONG[:4], LONG[4:] + bytes(20)],  # sent like this by a connection
+    ],
+    ids=["alone", "after a small one", "after a large one", "after three parts", "long header"],
+)
+def test_first_part_of_a_large_message(monkeypatch, parts):
+    monkeypatch.setattr(messages, "LARGE", 20)
+    buffer = MessageBuffer()
+    for part in parts:
+        buffer.feed(part)
     assert buffer.incomplete_size == 50 and buffer._message is None
 
 

@@ -149,6 +149,72 @@ def test_few_large_messages_at_a_time(pipes, monkeypatch, number):
     assert set(pipes.wait()) == set(workers)
 
 
+@pytest.fixture
+def senders(pipes, monkeypatch):
+    """Three workers, for messages above 10 bytes that are large, and 100 bytes at a time."""
+    for module in messages, result_pipes:
+        monkeypatch.setattr(module, "LARGE", 10)
+    monkeypatch.setattr(result_pipes, "_MAX_RECEIVED", 100)
+    workers = [Worker() for _ in range(3)]
+    for worker in workers:
+        pipes.add(worker)
+    return workers
+
+
+def send_and_receive(pipes, worker, data):
+    """Send bytes, and return the sizes of the messages that are complete then."""
+    os.write(worker.writer.fileno(), data)
+    assert pipes.wait() == [worker]
+    return [len(message) for message in pipes.receive(worker)]
+
+
+def large_message(size):
+    """Return the bytes of a message, as a connection sends it, in two parts."""
+    data = messages.header(size) + bytes(size)
+    return data[: size // 2], data[size // 2 :]
+
+
+@posix
+def test_large_messages_are_received_in_turn(pipes, senders):
+    """Otherwise one that needs all the room would wait as long as there are others."""
+    one, two, three = senders
+    (first, rest), (first_of_two, rest_of_two) = large_message(40), large_message(90)
+    for worker, part in [(one, first), (two, first_of_two), (three, first)]:
+        assert not send_and_receive(pipes, worker, part)
+    assert (list(pipes._large), pipes._waiting) == ([one], [two, three])
+    assert send_and_receive(pipes, one, rest) == [40]
+    assert (list(pipes._large), pipes._waiting) == ([two], [three])
+    assert send_and_receive(pipes, two, rest_of_two) == [90]
+    assert (list(pipes._large), pipes._waiting) == ([three], [])
+    assert send_and_receive(pipes, three, rest) == [40]
+    assert not pipes._large
+
+
+@posix
+def test_next_large_message_waits_for_its_turn(pipes, senders):
+    """Its beginning arrives together with the end of the one before."""
+    one, two, _ = senders
+    first, rest = large_message(60)
+    assert not send_and_receive(pipes, one, first)
+    assert not send_and_receive(pipes, two, first)
+    assert send_and_receive(pipes, one, rest + first) == [60]
+    assert (list(pipes._large), pipes._waiting) == ([two], [one])
+    assert send_and_receive(pipes, two, rest) == [60]
+    assert send_and_receive(pipes, one, rest) == [60]
+
+
+@posix
+def test_large_message_after_a_small_one(pipes, senders):
+    """Its beginning arrives together with the small one."""
+    one, two, three = senders
+    small, (first, rest) = messages.header(1) + b"1", large_message(60)
+    for worker in senders:
+        assert send_and_receive(pipes, worker, small + first) == [1]
+    assert (list(pipes._large), pipes._waiting) == ([one], [two, three])
+    for worker in senders:
+        assert send_and_receive(pipes, worker, rest) == [60]
+
+
 @posix
 def test_worker_is_removed_while_it_sends_a_large_message(pipes, monkeypatch):
     monkeypatch.setattr(result_pipes, "_MAX_RECEIVED", len(LARGE))

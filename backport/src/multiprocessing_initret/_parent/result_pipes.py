@@ -131,7 +131,8 @@ class PosixResultPipes(ResultPipes):
     With epoll or kqueue, the cost of a result does not grow with the number of workers.
 
     The standard pool receives one message at a time.  If all workers sent large ones here, the
-    parent would need memory for all of them.  Therefore some workers may have to wait.
+    parent would need memory for all of them.  Therefore workers may have to wait for their turn,
+    in the order in which their large messages have begun to arrive.
     """
 
     def __init__(self, queue: "Any") -> None:
@@ -173,18 +174,20 @@ class PosixResultPipes(ResultPipes):
         if not data:
             return None
         messages = worker.unread.feed(data)
-        if not messages or self._large:
+        if messages and self._large:
+            self._end_large(worker)
+        if worker.unread.incomplete_size > LARGE:
             self._limit(worker)
         return messages
 
     def _limit(self, worker: "WorkerProcess") -> None:
-        """Receive no more from a worker while there is no room for its large message."""
+        """Receive no more from a worker until it is its turn to send its large message."""
+        if worker in self._large or worker in self._waiting:
+            return
         size = worker.unread.incomplete_size
-        if size <= LARGE:
-            self._end_large(worker)
-        elif worker in self._large or self._has_room(size):
+        if not self._waiting and self._has_room(size):
             self._large[worker] = size
-        elif worker not in self._waiting:
+        else:
             self._waiting.append(worker)
             self._poller.unregister(worker.reader.fileno())
 
@@ -193,7 +196,7 @@ class PosixResultPipes(ResultPipes):
 
     def _end_large(self, worker: "WorkerProcess") -> None:
         """Receive from waiting workers when the large message of a worker is complete."""
-        if self._large.pop(worker, 0):
+        if self._large.pop(worker, None) is not None:
             while self._waiting and self._has_room(self._waiting[0].unread.incomplete_size):
                 waiting = self._waiting.pop(0)
                 self._large[waiting] = waiting.unread.incomplete_size
