@@ -65,6 +65,49 @@ def test_more_processes_cannot_be_started(start_method, monkeypatch):
         check_pool(pool)
 
 
+class Interrupted:
+    """A lock whose acquisition is interrupted by Ctrl-C."""
+
+    def __enter__(self):
+        raise KeyboardInterrupt
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_interrupt_before_a_worker_is_started(monkeypatch):
+    """Another thread is starting a worker."""
+    with create_pool(multiprocessing.get_start_method(), 1) as pool:
+        check_pool(pool)
+        pool._processes = 2
+        with monkeypatch.context() as patch:
+            patch.setattr(pool._repopulate_pool.__self__._starter, "_lock", Interrupted())
+            with pytest.raises(KeyboardInterrupt):
+                pool._repopulate_pool()
+        check_pool(pool)
+
+
+def test_interrupt_after_a_worker_was_started(start_method, monkeypatch):
+    def add_and_interrupt(worker, is_constructing):
+        original(worker, is_constructing)
+        raise KeyboardInterrupt
+
+    with create_pool(start_method, 1) as pool:
+        check_pool(pool)
+        pool._processes = 2
+        workforce = pool._repopulate_pool.__self__._workforce
+        original = workforce.add
+        with monkeypatch.context() as patch:
+            patch.setattr(workforce, "add", add_and_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                pool._repopulate_pool()
+        worker = workforce.workers[-1]
+        worker.terminate()
+        worker.process.join()
+        workforce.reap()
+        check_pool(pool)
+
+
 def test_two_threads_start_workers(monkeypatch):
     """They start one worker after the other: two workers must not receive the same record."""
     barrier = threading.Barrier(2)

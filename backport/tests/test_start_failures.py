@@ -4,9 +4,11 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
+import weakref
 
 import pytest
-from conftest import TIMEOUT, call_in_thread, posix, wait_until
+from conftest import TIMEOUT, call_in_thread, counts_references, posix, wait_until
 from multiprocessing_initret import WorkerLostError
 from multiprocessing_initret._parent.starter import Starter
 from pool_support import add, check_pool, create_pool, end_pool, error_of, wait_long
@@ -134,6 +136,28 @@ def test_last_worker_exits_while_the_pool_retries(make, make_fork_fail):
     kill(last)
     error = error_of(pool.apply_async(wait_long))
     assert type(error) is WorkerLostError and isinstance(error.__cause__, BlockingIOError)
+
+
+@counts_references
+def test_pool_is_garbage_while_a_start_fails(monkeypatch):
+    """The exception does not end the worker handler."""
+
+    def fail():
+        is_failing.set()
+        wait_until(lambda: weak_pool() is None)
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    errors, is_failing = [], threading.Event()
+    monkeypatch.setattr(threading, "excepthook", errors.append, raising=False)  # since Python 3.8
+    pool = create_pool("fork", 2)
+    check_pool(pool)
+    handler, weak_pool = pool._worker_handler, weakref.ref(pool)
+    monkeypatch.setattr(os, "fork", fail)
+    kill(pool._pool[0])
+    assert is_failing.wait(TIMEOUT)
+    del pool
+    handler.join(TIMEOUT)
+    assert not handler.is_alive() and not errors
 
 
 @pytest.mark.parametrize("is_idle", [False, True])

@@ -227,8 +227,10 @@ class StandardPool:
 
     def is_worker_handler(self) -> bool:
         """Return whether this thread is the worker handler."""
-        handler = getattr(self._weak_pool(), "_worker_handler", None)
-        return threading.current_thread() is handler
+        pool = self._weak_pool()
+        if pool is None:
+            return True  # no program can call a method of the pool any more
+        return threading.current_thread() is getattr(pool, "_worker_handler", None)
 
     def is_task_handler_terminated(self) -> bool:
         """Return whether :meth:`stop_handlers` has been called; called by the task handler."""

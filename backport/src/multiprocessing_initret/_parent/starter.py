@@ -108,16 +108,17 @@ class Starter:
         try:
             with self._section, self._lock:
                 self._workforce.starting.append(worker)
-                if not self._launcher.launch(worker):
-                    return False
-                self._workforce.add(worker, self.is_constructing())
+                try:
+                    if not self._launcher.launch(worker):
+                        return False
+                    self._workforce.add(worker, self.is_constructing())
+                finally:
+                    self._workforce.starting.remove(worker)
         except Exception as error:
             if not self._standard.is_worker_handler():
                 raise
             self._handle_failed_start(error)
             return False
-        finally:
-            self._workforce.starting.remove(worker)
         self._has_failed = False
         return True
 

@@ -125,7 +125,9 @@ class WorkerProcess:
                 self.process = PlaceholderProcess()
         except BaseException:
             # Before Python 3.8, the pool has this worker in its list already, and must remove it.
-            self.process = PlaceholderProcess(exitcode=1)
+            # Ctrl-C may have raised this exception after the process has started.
+            if self.pid is None:
+                self.process = PlaceholderProcess(exitcode=1)
             raise
 
     def join(self, timeout: "Optional[float]" = None) -> None:
