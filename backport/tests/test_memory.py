@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import mmap
 import multiprocessing
 import os
 import signal
@@ -74,6 +75,18 @@ def test_full_file_system(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", fail)
     with pytest.raises(OSError, match="no space"):
         Memory("multiprocessing", [], 4096)
+
+
+@linux
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_file_system_without_preallocation(monkeypatch, code):
+    def fail(fd, offset, length):
+        raise OSError(code, "not supported")
+
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    memory = Memory("multiprocessing", [(1, b"2")], 3)
+    assert memory.map(mmap.ACCESS_COPY)[:] == b"\x002\x00"
 
 
 @linux

@@ -1,5 +1,6 @@
 """Shared memory without a name in the file system, which a process receives when it starts."""
 
+import errno
 import mmap
 import os
 import weakref
@@ -9,6 +10,11 @@ from .packages import module
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterable, Tuple
+
+
+# Errors of posix_fallocate() in a file system that does not support it.  The GNU C library writes
+# zeros instead, others do not.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class PosixMemory:
@@ -65,11 +71,22 @@ def _anonymous_file(size: int) -> int:
         from tempfile import TemporaryFile
 
         with TemporaryFile() as file:
-            # This raises an exception if the file system is full.  Otherwise the first store to a
-            # page of the file would kill the process with SIGBUS.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
+            _allocate(file.fileno(), size)
             return os.dup(file.fileno())
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Raise :exc:`OSError` if the file system has no room for a file of this size.
+
+    Otherwise the first store to a page of the file would kill the process with SIGBUS.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
 
 
 class WindowsMemory:
