@@ -40,7 +40,9 @@ def test_module_that_another_thread_imports(tmp_path, monkeypatch):
     assert values == [True]
 
 
-def test_imported():
+def test_imported(monkeypatch):
     """Only the program imports a module that takes time to import."""
+    monkeypatch.setitem(sys.modules, "package.blocked", None)  # its import raises an exception
+    assert packages.imported("package", "blocked") is None
     assert packages.imported("multiprocessing", "context") is multiprocessing.context
     assert packages.imported("package", "missing") is None

@@ -2,9 +2,11 @@
 
 import multiprocessing
 import multiprocessing.pool
+import multiprocessing.reduction
 import os
 import signal
 import sys
+import types
 
 import multiprocessing_initret
 import pytest
@@ -366,6 +368,19 @@ def test_changed_pickler(python, tmp_path, start_method, change):
         pytest.skip("picklers have no reducer_override()")
     (tmp_path / "program.py").write_text(CHANGED_PICKLER)
     assert python("program.py", start_method, change) == "[41, 42]\n"
+
+
+@posix
+def test_reducer_without_dump():
+    """A forked process needs no dump()."""
+    context = multiprocessing.get_context("fork")
+    context.reducer = types.SimpleNamespace(ForkingPickler=multiprocessing.reduction.ForkingPickler)
+    try:
+        check_and_terminate(
+            multiprocessing_initret.Pool(1, identity, (40,), context=context, expect_initret=True)
+        )
+    finally:
+        context.reducer = multiprocessing.reduction
 
 
 @pytest.mark.parametrize("use", ["for processes", "for tasks"])

@@ -69,7 +69,8 @@ class InitArgs:
         uses it.  These then pickle the objects, too.
         """
         reduction = _reduction_of_processes(self._package)
-        pickler, dump = reduction.ForkingPickler, reduction.dump
+        # With fork, a program's own `reducer` needs no dump().
+        pickler, dump = reduction.ForkingPickler, getattr(reduction, "dump", None)
         origins = {getattr(pickler, "__module__", None), getattr(dump, "__module__", None)}
         is_changed = origins != {self._package + ".reduction"} or _PICKLER_HOOKS & {*vars(pickler)}
         return PICKLES_ONCE and not is_changed
