@@ -335,7 +335,10 @@ import multiprocessing.util
 
 def late():
     # Handlers of weakref.finalize were registered after this one, and so run before it.
-    print([pool.apply_async(functions.get, (1,)).get(30) for _ in range(3)])
+    results = [pool.apply_async(functions.get, (1,)).get(30) for _ in range(3)]
+    pool.close()
+    pool.join()  # a worker that is being forked would print the text, too
+    print(results)
 
 if __name__ == "__main__":
     atexit.register(late)
