@@ -65,6 +65,16 @@ def test_more_processes_cannot_be_started(start_method, monkeypatch):
         check_pool(pool)
 
 
+def test_initargs_changed(start_method):
+    """All workers would silently receive those of the first one."""
+    with create_pool(start_method, 1) as pool:
+        check_pool(pool)
+        pool._processes, pool._initargs = 2, (41,)
+        with pytest.raises(RuntimeError, match="all workers .* receive the same initargs"):
+            pool._repopulate_pool()
+        check_pool(pool)
+
+
 class Interrupted:
     """A lock whose acquisition is interrupted by Ctrl-C."""
 

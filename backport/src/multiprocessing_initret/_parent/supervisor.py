@@ -100,6 +100,11 @@ class Supervisor:
         (inqueue, outqueue, initializer, initargs), others = standard.split_worker_args(args)
         if self._initargs is None:
             self._prepare(InitArgs((initializer, *initargs), self._package))
+        elif isinstance(initargs, tuple) and not self._initargs.are((initializer, *initargs)):
+            # A subclass has changed them for this worker.
+            raise RuntimeError(
+                "with expect_initret, all workers of a pool receive the same initargs"
+            )
         return (
             *(self._package, target, others, standard.replaced_positions),
             *(inqueue, channel or outqueue, self._initargs, self._hint),

@@ -12,7 +12,7 @@ from .packages import imported, module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable, List, Optional, Sequence, Set, Tuple
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
     from .argument_pickle import ArgumentPickle
 
@@ -27,7 +27,7 @@ _MAX_IN_PROCESS = 4096
 
 
 # Methods that a program may have added to the pickler of process objects.
-_PICKLER_HOOKS = {"persistent_id", "reducer_override"}
+_PICKLER_HOOKS = {"dump", "persistent_id", "reducer_override", "save"}
 
 
 def _reduction_of_processes(package: str) -> "Any":
@@ -61,6 +61,10 @@ class InitArgs:
         objects: "Tuple[Any, ...]" = self._objects
         return objects
 
+    def are(self, objects: "Tuple[Any, ...]") -> bool:
+        """Return whether these are the objects, and not others that are equal to them."""
+        return self._objects is None or [*map(id, self._objects)] == [*map(id, objects)]
+
     @property
     def is_pickled_once(self) -> bool:
         """Whether the objects are pickled once, and not for each process.
@@ -71,7 +75,8 @@ class InitArgs:
         reduction = _reduction_of_processes(self._package)
         # With fork, a program's own `reducer` needs no dump().
         pickler, dump = reduction.ForkingPickler, getattr(reduction, "dump", None)
-        origins = {getattr(pickler, "__module__", None), getattr(dump, "__module__", None)}
+        parts = pickler, getattr(pickler, "__init__", None), dump
+        origins = {getattr(part, "__module__", None) for part in parts}
         is_changed = origins != {self._package + ".reduction"} or _PICKLER_HOOKS & {*vars(pickler)}
         return PICKLES_ONCE and not is_changed
 
@@ -133,9 +138,9 @@ class InitArgs:
         return (self._package, pickled, *location)
 
 
-# The unpickler of a template, and the objects that it has loaded.  A worker that is forked from
-# the template moves them to its ReceivedInitArgs.
-_preloaded: "Optional[Tuple[Any, List[Any]]]" = None
+# The unpickler of a template, the objects that it has loaded, and their classes and functions by
+# module and name.  A worker that is forked from the template moves them to its ReceivedInitArgs.
+_preloaded: "Optional[Tuple[Any, List[Any], Dict[Tuple[str, str], Any]]]" = None
 
 
 class ReceivedInitArgs(InitArgs):
@@ -196,9 +201,10 @@ class ReceivedInitArgs(InitArgs):
     def _load_from_memory(self) -> "Tuple[Any, ...]":
         # Keep the unpickler of a template.  It refers to every object that it has loaded, and
         # releasing these references would write to, and so copy, all memory of the objects.
-        unpickler, objects = self._preloaded or open_pickle(
-            self._package, self._memory, self._index
-        )
+        if self._preloaded is not None and _are_current(self._preloaded[2]):
+            unpickler, objects, _ = self._preloaded
+        else:
+            unpickler, objects = open_pickle(self._package, self._memory, self._index)
         unpickler.apart = self._apart
         try:
             while len(objects) < len(self._order):
@@ -211,6 +217,19 @@ class ReceivedInitArgs(InitArgs):
         self._memory.close()
         by_index = dict(zip(self._order, objects))
         return tuple(by_index[i] for i in range(len(by_index)))
+
+
+def _are_current(found: "Dict[Tuple[str, str], Any]") -> bool:
+    """Return whether names still stand for the classes and functions that a template has found.
+
+    The main module may have replaced them, or may be another than that of the fork server.
+    """
+    from .plain_data import find_plain_global
+
+    try:
+        return all(find_plain_global(*names) is obj for names, obj in found.items())
+    except pickle.UnpicklingError:
+        return False
 
 
 def preload(
@@ -233,10 +252,10 @@ def preload(
 
     global _preloaded
     size = count = 0
+    found: "Dict[Tuple[str, str], Any]" = {}
     for end, needed in plain:
         try:
-            for names in needed:
-                find_plain_global(*names)
+            found.update({names: find_plain_global(*names) for names in needed})
         except pickle.UnpicklingError:
             break
         size, count = end, count + 1
@@ -247,5 +266,5 @@ def preload(
     while len(objects) < count:
         objects.append(unpickler.load())
     del unpickler.find_global
-    _preloaded = unpickler, objects
+    _preloaded = unpickler, objects, found
     return True
