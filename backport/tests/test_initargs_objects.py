@@ -1,6 +1,8 @@
 """Everything that multiprocessing can pass to a process can be among initargs."""
 
 import collections
+import copyreg
+import ctypes
 import functools
 import gc
 import multiprocessing
@@ -491,15 +493,78 @@ class OnlyForProcesses:
         return dict(vars(self))
 
 
+class Structure(ctypes.Structure):
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+
+    def __reduce__(self):
+        multiprocessing.context.assert_spawning(self)
+        return Structure, (self.data,)
+
+
+class NewArguments:
+    def __new__(cls, data):
+        self = super().__new__(cls)
+        self.data = data
+        return self
+
+    def __getnewargs__(self):
+        multiprocessing.context.assert_spawning(self)
+        return (self.data,)
+
+
+class InCopyreg:
+    def __init__(self, data):
+        self.data = data
+
+
+def reduce_in_copyreg(obj):
+    multiprocessing.context.assert_spawning(obj)
+    return InCopyreg, (obj.data,)
+
+
+copyreg.pickle(InCopyreg, reduce_in_copyreg)
+
+
 def is_one_object(item, initret):
     data, other = initret
     return other.data is data
 
 
-def test_object_pickled_apart_refers_to_another(start_method):
+@pytest.mark.parametrize("cls", [OnlyForProcesses, Structure, NewArguments, InCopyreg])
+def test_object_only_for_processes_refers_to_another(start_method, cls):
     data = ["data"]
-    with pool_of(start_method, 1, return_all, (data, OnlyForProcesses(data))) as pool:
+    with pool_of(start_method, 1, return_all, (data, cls(data))) as pool:
         assert call(pool, is_one_object, None)
+
+
+class OwnLock:
+    """A lock of a program.  It also serves as the action of a barrier."""
+
+    def __init__(self, context):
+        self._lock = context.RLock()
+
+    def acquire(self, *args):
+        return self._lock.acquire(*args)
+
+    def release(self):
+        self._lock.release()
+
+    __call__ = release
+
+
+def have_the_lock(item, initret):
+    lock, value, condition, barrier = initret
+    return value.get_lock() is condition._lock is barrier._action is lock
+
+
+def test_own_lock_of_shared_objects(start_method):
+    context = multiprocessing.get_context(start_method)
+    lock = OwnLock(context)
+    objects = context.Value("i", lock=lock), context.Condition(lock), context.Barrier(1, lock)
+    with pool_of(start_method, 1, return_all, (lock, *objects)) as pool:
+        assert call(pool, have_the_lock, None)
 
 
 #

@@ -144,7 +144,7 @@ def load_as_template(*objects):
     """Return the objects that a template loads, in the order in which it loads them."""
     made = initargs.InitArgs(objects).pickle(1)
     assert initargs.preload("multiprocessing", made.memory, made.index, made.plain, 0)
-    (_, loaded), initargs._preloaded = initargs._preloaded, None
+    (_, loaded, _), initargs._preloaded = initargs._preloaded, None
     return loaded
 
 
@@ -339,6 +339,21 @@ def test_other_objects_are_pickled_once_although_the_order_changes():
     assert counted.count == 1
 
 
+def test_class_that_the_main_module_replaces(monkeypatch):
+    """The main module is imported in a worker, after the template has loaded the objects."""
+    module = types.ModuleType("changing")
+    exec("class Row:\n    pass", vars(module))
+    monkeypatch.setitem(sys.modules, "changing", module)
+    made = initargs.InitArgs(([module.Row()],)).pickle(1)
+    assert initargs.preload("multiprocessing", made.memory, made.index, made.plain, 0)
+    exec("class Row:\n    pass", vars(module))
+    received = initargs.ReceivedInitArgs(
+        "multiprocessing", pickle.dumps([]), made.memory, made.index, made.order
+    )
+    (rows,) = received.load()
+    assert type(rows[0]) is module.Row
+
+
 @pytest.mark.parametrize("is_lazy", [False, True])
 def test_class_that_is_not_imported(monkeypatch, is_lazy):
     module = types.ModuleType("absent")
@@ -351,7 +366,7 @@ def test_class_that_is_not_imported(monkeypatch, is_lazy):
     else:
         monkeypatch.delitem(sys.modules, "absent")
     assert initargs.preload("multiprocessing", made.memory, made.index, made.plain, 0)
-    (_, loaded), initargs._preloaded = initargs._preloaded, None
+    (_, loaded, _), initargs._preloaded = initargs._preloaded, None
     assert loaded == [[1]]
     # The rest of the plain data is too small to be worth a template.
     size = made.plain_size

@@ -327,10 +327,14 @@ class Special:
 def override(self, obj):
     return (int, (40,)) if type(obj) is Special else NotImplemented
 
+original = reduction.ForkingPickler.__init__
+
+def init(self, *args):
+    original(self, *args)
+    self.dispatch_table[Special] = lambda obj: (int, (40,))
+
 class Pickler(reduction.ForkingPickler):
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.dispatch_table[Special] = lambda obj: (int, (40,))
+    __init__ = init
 
 def dump(obj, file, protocol=None):
     Pickler(file, protocol).dump(obj)
@@ -339,6 +343,8 @@ method, change = sys.argv[1:]
 context = multiprocessing.get_context(method)
 if change == "method":
     reduction.ForkingPickler.reducer_override = override
+elif change == "constructor":
+    reduction.ForkingPickler.__init__ = init
 elif change == "dump":
     reduction.dump = dump
 else:
@@ -361,7 +367,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("change", ["method", "dump", "reducer of the context"])
+@pytest.mark.parametrize("change", ["method", "constructor", "dump", "reducer of the context"])
 def test_changed_pickler(python, tmp_path, start_method, change):
     """A program may change how process objects are pickled, for example to pickle lambdas."""
     if change == "method" and sys.version_info < (3, 8):

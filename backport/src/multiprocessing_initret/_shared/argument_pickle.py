@@ -66,8 +66,9 @@ class ArgumentPickle:
     Objects that can be pickled only while a process is being started (locks, queues,
     connections), or are pickled differently then (a manager's proxies), are pickled apart, for
     each process.  The streams contain placeholders for them.  All objects are pickled apart in
-    three cases: an object that is pickled apart may refer to others, which might be in the streams
-    too; an object has a pickle that only one process can load; or the system provides no memory.
+    these cases: an object that is pickled apart may refer to others, which might be in the streams
+    too; an object has a pickle that only one process can load; pickling fails; or the system
+    provides no memory.
 
     :param objects: the objects
     :param package: name of the package that starts the processes
@@ -94,7 +95,9 @@ class ArgumentPickle:
                 pass
             except _TooLittlePlainData:
                 levels, minimum = [_NOWHERE] * len(objects), 0
-            except _ForOneProcess:
+            except Exception:
+                # _ForOneProcess, or the objects can be pickled only while a process is being
+                # started.  If they cannot be pickled at all, starting it raises the exception.
                 break
         self.memory: "Any" = None
         self.index = 0
@@ -178,12 +181,15 @@ class ArgumentPickle:
 def _is_leaf(obj: "Any", package: str) -> bool:
     """Return whether an object that is pickled apart refers to no objects of the program."""
 
-    def root(cls: type) -> str:
-        return cls.__module__.partition(".")[0]
-
-    # A program's subclass of a class of ctypes is a leaf, too: its instances contain only numbers.
-    is_of_ctypes = "_ctypes" in map(root, type(obj).__mro__)
-    return is_of_ctypes or root(type(obj)) in (package, *_MODULES_OF_LEAVES)
+    # An object of ctypes in shared memory contains only numbers, even if its class is a program's.
+    reducer = module(package, "reduction").ForkingPickler._extra_reducers.get(type(obj))
+    if getattr(reducer, "__module__", "") == package + ".sharedctypes":
+        return True
+    if type(obj).__module__.partition(".")[0] not in (package, *_MODULES_OF_LEAVES):
+        return False
+    # The program may have passed these to Value(), Array(), Condition() and Barrier().
+    given = (getattr(obj, name, None) for name in ("_lock", "_action"))
+    return all(part is None or _is_leaf(part, package) for part in given)
 
 
 class _OrderChanged(Exception):
