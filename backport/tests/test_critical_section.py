@@ -47,6 +47,16 @@ def test_exception(section):
     assert calls == [1] and not section.postpones(print)
 
 
+def test_interrupted(section):
+    """Ctrl-C may prevent the call of __exit__()."""
+
+    def enter():
+        section.__enter__()
+
+    enter()
+    assert not section.postpones(print)
+
+
 def test_other_thread(section):
     """Another thread is not in the section, and does not make the calls of this one."""
     calls = []

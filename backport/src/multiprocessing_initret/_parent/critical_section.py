@@ -1,9 +1,11 @@
 """Sections of code in which the garbage collector must not terminate the pool."""
 
+import sys
 import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Any, Callable, List, Optional, Tuple
 
 
@@ -38,26 +40,33 @@ class CriticalSection:
     #: :meth:`run_postponed` if something is :attr:`postponed`.
     thread: "Optional[int]" = None
 
-    # Thread identifiers, one for each time that a thread has entered a section.
-    _threads: "List[int]" = []
+    # The frames of the `with` statements.  A thread identifier would not do: Ctrl-C may prevent the
+    # call of __exit__(), and terminate() would then be postponed for ever.
+    _frames: "List[FrameType]" = []
 
     #: The calls that have been postponed, with the threads that are to make them.
     postponed: "List[Tuple[int, Callable[..., None], Tuple[Any, ...]]]" = []
 
     def __enter__(self) -> None:
-        self._threads.append(threading.get_ident())
+        self._frames.append(sys._getframe(1))
 
     def __exit__(self, *_: "Any") -> None:
-        self._threads.remove(threading.get_ident())
+        self._frames.remove(sys._getframe(1))
         if self.postponed:
             self.run_postponed()
 
-    def __contains__(self, thread: int) -> bool:
-        return thread == self.thread or thread in self._threads
+    def _is_entered(self) -> bool:
+        """Return whether this thread is in the section."""
+        if threading.get_ident() == self.thread:
+            return True
+        frame: "Optional[FrameType]" = sys._getframe(1)
+        while frame is not None and frame not in self._frames:
+            frame = frame.f_back
+        return frame is not None
 
     def leave_in_child(self) -> None:
         """Forget the threads of the parent, in a process that was forked from it."""
-        self._threads.clear()
+        self._frames.clear()
         self.postponed.clear()
 
     def postpones(self, function: "Callable[..., None]", *args: "Any") -> bool:
@@ -65,17 +74,16 @@ class CriticalSection:
 
         If it is, the function is called with these arguments when the thread leaves it.
         """
-        thread = threading.get_ident()
-        if thread not in self:
+        if not self._is_entered():
             return False
-        self.postponed.append((thread, function, args))
+        self.postponed.append((threading.get_ident(), function, args))
         return True
 
     def run_postponed(self) -> None:
         """Make the calls that this thread has postponed, if it has left the section."""
-        thread = threading.get_ident()
-        if thread in self:
+        if self._is_entered():
             return
+        thread = threading.get_ident()
         for call in list(self.postponed):
             if call[0] == thread:
                 self.postponed.remove(call)
