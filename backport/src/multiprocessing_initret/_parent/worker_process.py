@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import time
 import weakref
 
@@ -19,11 +20,28 @@ if TYPE_CHECKING:
 # Time, in seconds, to wait for another thread to store an exit code that it has received.
 _EXITCODE_TIMEOUT = 0.1
 
+# The number of this system call on Linux, the same on all architectures but Alpha.
+_SYS_PIDFD_OPEN = 434
+
 #: Start methods of processes that are children of this process, not of a fork server.
 METHODS_OF_CHILDREN = ("fork", "spawn")
 
 #: Exit code of a process that has exited, if the system does not report how it exited.
 UNKNOWN_EXITCODE = 255
+
+
+def _pidfd_open(pid: int) -> int:
+    """Return a descriptor of a process, which becomes readable when the process has exited."""
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    # Before Python 3.9, and in PyPy.
+    import ctypes
+
+    pidfd: int = ctypes.CDLL(None, use_errno=True).syscall(_SYS_PIDFD_OPEN, pid, 0)
+    if pidfd < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_open() failed")
+    os.set_inheritable(pidfd, False)
+    return pidfd
 
 
 class PlaceholderProcess:
@@ -154,15 +172,15 @@ class WorkerProcess:
         """Make the sentinel ready as soon as the process itself has exited.
 
         The standard sentinel is a pipe, which the children that the worker forks inherit: it
-        becomes ready only when all of them have exited, too.  On Linux, since Python 3.9, a
-        descriptor of the process itself replaces the pipe.
+        becomes ready only when all of them have exited, too.  So do the workers that other threads
+        fork at the same time.  On Linux, a descriptor of the process itself replaces the pipe.
         """
-        if not self._is_child or not hasattr(os, "pidfd_open"):
+        if not self._is_child or not sys.platform.startswith("linux"):
             return
         popen = self.process._popen
         try:
-            pidfd = os.pidfd_open(popen.pid)
-        except OSError:  # no descriptors, or an old kernel
+            pidfd = _pidfd_open(popen.pid)
+        except OSError:  # no descriptors, or a kernel before Linux 5.3
             return
         os.dup2(pidfd, popen.sentinel, inheritable=False)
         os.close(pidfd)
