@@ -4,7 +4,8 @@ import multiprocessing
 import multiprocessing.connection
 import os
 
-from conftest import join_in_time, wait_until
+import pytest
+from conftest import join_in_time, posix, wait_until
 from pool_support import (
     EXITS,
     add,
@@ -79,3 +80,17 @@ def test_initializer_exits_three_times_and_then_succeeds(make_pool, tmp_path):
     found = [result_or_exception(pool.apply_async(add, (1,))) for _ in range(4)]
     assert all(map(is_lost, found[:2])) and found[2:] == [41, 41]
     check_pool(pool)
+
+
+def fork_and_return(value):
+    os.fork()
+    return value
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="before Python 3.7")
+def test_initializer_forks(make_pool):
+    """The processes that it has forked receive no tasks: nobody would receive their results."""
+    pool = make_pool(2, fork_and_return)
+    for _ in range(20):
+        check_pool(pool)

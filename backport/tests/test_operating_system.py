@@ -170,7 +170,7 @@ def test_child_of_a_lost_worker(make_pool, tmp_path, start_method):
     if start_method == "forkserver":
         is_reported = FORK_SERVER_REPORTS_SIGNALS
     else:
-        is_reported = sys.version_info < (3, 8) or hasattr(os, "pidfd_open")
+        is_reported = sys.version_info < (3, 8) or sys.platform.startswith("linux")
     if not is_reported:
         pytest.skip("the child has inherited the pipe that reports the exit of the worker")
     path = str(tmp_path / "child")
@@ -305,3 +305,27 @@ def test_size_of_files_is_limited(python, tmp_path, start_method):
     """On Linux the limit applies to shared memory; then each worker gets a copy."""
     (tmp_path / "program.py").write_text(LIMITED_FILES)
     assert python("program.py", start_method) == "[2000000]\n"
+
+
+def replace_descriptor(fd, initret):
+    file = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(file, fd)
+    os.close(file)
+
+
+def return_start_and_size(data, initret):
+    return data[:3], len(data)
+
+
+@posix
+@pytest.mark.parametrize("start_method", {"fork"} & set(START_METHODS))
+def test_task_replaces_the_descriptor_of_the_task_pipe(make_pool):
+    """Its worker reads the end of a file, and exits.  Other workers are reading at that time."""
+    pool = make_pool(3)
+    check_pool(pool)
+    fd = pool._inqueue._reader.fileno()
+    tasks = [b"%03d" % number * 20000 for number in range(200)]
+    for _ in range(3):
+        pool.apply_async(replace_descriptor, (fd,))
+        results = pool.map_async(return_start_and_size, tasks, chunksize=1).get(TIMEOUT)
+        assert results == [(task[:3], 60000) for task in tasks]

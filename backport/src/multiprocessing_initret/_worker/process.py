@@ -113,6 +113,8 @@ class RecordedTasks(Tasks):
     #: Number of the message that was received last.
     number = 0
 
+    _has_ended = False
+
     def __init__(
         self, package: str, inqueue: "Any", initargs: "InitArgs", hint: str, channel: Channel
     ) -> None:
@@ -132,11 +134,20 @@ class RecordedTasks(Tasks):
         self._initret = None
         self._keyword.clear()
 
+    def end_in_child(self) -> None:
+        """Receive no more tasks, in a process that is forked from the worker.
+
+        An initializer or a task may call ``os.fork()`` and return in both processes.
+        """
+        self._has_ended = True
+
     def _receive_function(self) -> "Callable[[], Any]":
         return self._receive_recorded
 
     def _receive_recorded(self) -> "Optional[Task]":
         """Return the next task, or None if the worker is to exit."""
+        if self._has_ended:
+            raise EOFError("a process that was forked from a worker receives no tasks")
         set_state, integers = self._record.set, self._record.records.integers
         lock = self._inqueue._rlock
         set_state(WAITING)
@@ -152,6 +163,7 @@ class RecordedTasks(Tasks):
             with contextlib.suppress(ValueError):
                 lock.release()
             return None
+        previous = self.number
         self.number = number = integers[MESSAGES_READ] + 1
         set_state(READING, number)
         try:
@@ -159,7 +171,11 @@ class RecordedTasks(Tasks):
         except BaseException as error:
             # If the parent has exited, the other workers need the lock to receive EOFError, too.
             if isinstance(error, EOFError) or not self._parent_is_alive():
+                # The parent may be alive: a task may have opened a file in place of the pipe.
+                # READING would mean that this worker holds the lock.
+                set_state(WAITING)
                 lock.release()
+                set_state(RUNNING, previous)
             raise
         set_state(HOLDING, number)
         integers[MESSAGES_READ] = number
@@ -252,10 +268,11 @@ def run_process(
     :param target: the pool's ``worker`` function, or a subclass's own
     :param args: its arguments
     """
+    tasks = RecordedTasks(package, inqueue, initargs, hint, channel)
     if hasattr(os, "register_at_fork"):  # since Python 3.7, on POSIX
         # As long as this pipe is open, Reaper.ensure_exit() regards this process as running.
         os.register_at_fork(after_in_child=channel.writer.close)
-    tasks = RecordedTasks(package, inqueue, initargs, hint, channel)
+        os.register_at_fork(after_in_child=tasks.end_in_child)
     try:
         results = Results(package, channel.writer, tasks)
         run_loop(target, args, positions, tasks, results, tasks.initialize)
