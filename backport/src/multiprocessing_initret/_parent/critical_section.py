@@ -41,7 +41,7 @@ class CriticalSection:
     thread: "Optional[int]" = None
 
     # The frames of the `with` statements.  A thread identifier would not do: Ctrl-C may prevent the
-    # call of __exit__(), and terminate() would then be postponed for ever.
+    # call of __exit__(), and every later terminate() would then be postponed.
     _frames: "List[FrameType]" = []
 
     #: The calls that have been postponed, with the threads that are to make them.
