@@ -40,7 +40,6 @@ def _pidfd_open(pid: int) -> int:
     pidfd: int = ctypes.CDLL(None, use_errno=True).syscall(_SYS_PIDFD_OPEN, pid, 0)
     if pidfd < 0:
         raise OSError(ctypes.get_errno(), "pidfd_open() failed")
-    os.set_inheritable(pidfd, False)
     return pidfd
 
 
@@ -180,7 +179,7 @@ class WorkerProcess:
         popen = self.process._popen
         try:
             pidfd = _pidfd_open(popen.pid)
-        except OSError:  # no descriptors, or a kernel before Linux 5.3
+        except (OSError, ImportError):  # no descriptors, a kernel before Linux 5.3, or no ctypes
             return
         os.dup2(pidfd, popen.sentinel, inheritable=False)
         os.close(pidfd)
