@@ -55,7 +55,7 @@ class CriticalSection:
         if self.postponed:
             self.run_postponed()
 
-    def _is_entered(self) -> bool:
+    def is_entered(self) -> bool:
         """Return whether this thread is in the section."""
         if threading.get_ident() == self.thread:
             return True
@@ -74,14 +74,14 @@ class CriticalSection:
 
         If it is, the function is called with these arguments when the thread leaves it.
         """
-        if not self._is_entered():
+        if not self.is_entered():
             return False
         self.postponed.append((threading.get_ident(), function, args))
         return True
 
     def run_postponed(self) -> None:
         """Make the calls that this thread has postponed, if it has left the section."""
-        if self._is_entered():
+        if self.is_entered():
             return
         thread = threading.get_ident()
         for call in list(self.postponed):
