@@ -170,9 +170,9 @@ class WorkerProcess:
     def watch_process(self) -> None:
         """Make the sentinel ready as soon as the process itself has exited.
 
-        The standard sentinel is a pipe, which the children that the worker forks inherit: it
-        becomes ready only when all of them have exited, too.  So do the workers that other threads
-        fork at the same time.  On Linux, a descriptor of the process itself replaces the pipe.
+        The standard sentinel is a pipe.  It is inherited by the children that the worker forks,
+        and by processes that other threads fork at the same time, and becomes ready only when all
+        of them have exited, too.  On Linux, a descriptor of the process itself replaces the pipe.
         """
         if not self._is_child or not sys.platform.startswith("linux"):
             return

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 # Errors of posix_fallocate() in a file system that does not support it.  The GNU C library writes
-# zeros instead, others do not.
+# zeros instead; others do not.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
