@@ -14,6 +14,7 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 from conftest import TIMEOUT, linux, posix
 from multiprocessing_initret import WorkerLostError
+from multiprocessing_initret._parent import collector
 from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.critical_section import CriticalSection
 from multiprocessing_initret._parent.result_pipes import result_pipes
@@ -42,6 +43,7 @@ class Worker:
     def __init__(self):
         self.reader, self.writer = multiprocessing.Pipe(duplex=False)
         self.unread = MessageBuffer()
+        self.is_watched = True
         self.error = WorkerLostError("killed")
 
     def lost_error(self):
@@ -60,7 +62,7 @@ class Parts:
         self.pipes = result_pipes(self.queue, multiprocessing.connection.wait)
         self.tasks = TaskPipe()
         self.section = CriticalSection()
-        self.log, self.failures = [], []
+        self.log, self.failures, self.checks = [], [], []
         self.collector = Collector(
             self.pipes,
             self.tasks,
@@ -69,6 +71,7 @@ class Parts:
             self.section,
             self.log.append,
             lambda *args: self.on_failure(*args),
+            lambda: self.checks.append(len(self.tasks.messages)),
         )
         self.worker = Worker()
         self.collector.add_worker(self.worker, True)
@@ -123,6 +126,19 @@ def test_worker_that_is_added_later(parts):
     worker.send(3, 3)
     parts.collector.add_worker(worker, False)
     assert parts.get() == (300, 30, (True, 3))
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_check_for_exited_workers(parts, monkeypatch, is_watched):
+    """The result handler checks again and again, although results arrive all the time."""
+    monkeypatch.setattr(collector, "_CHECK_INTERVAL", 0)
+    worker = Worker()
+    worker.is_watched = is_watched
+    parts.collector.add_worker(worker, True)
+    for number in 1, 2, 3:
+        worker.send(number, number)
+        assert parts.get() == (100 * number, 10 * number, (True, number))
+    assert set(parts.checks) == (set() if is_watched else {9, 8, 7})
 
 
 def test_removed_worker(parts):
@@ -332,7 +348,7 @@ def test_unexpected_exception(parts, monkeypatch, failing):
 def test_second_unexpected_exception(parts, monkeypatch):
     """The thread ends.  The results are completed after each of the exceptions."""
     first, second = LookupError("first"), LookupError("second")
-    monkeypatch.setattr(parts.pipes, "wait", lambda: raise_(first))
+    monkeypatch.setattr(parts.pipes, "wait", lambda *args: raise_(first))
     monkeypatch.setattr(parts.pipes, "read_wake_up", lambda: raise_(second))
     error = parts.get()
     assert type(error) is EOFError and error.__cause__ is second

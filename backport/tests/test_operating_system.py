@@ -3,12 +3,11 @@
 import multiprocessing
 import os
 import signal
-import sys
 import types
 
 import pytest
 from conftest import START_METHODS, TIMEOUT, WINDOWS, join_in_time, posix, wait_until
-from multiprocessing_initret._parent import task_pipe
+from multiprocessing_initret._parent import task_pipe, worker_process
 from pool_support import (
     FORK_SERVER_REPORTS_SIGNALS,
     KILLED,
@@ -24,14 +23,15 @@ from pool_support import (
 )
 
 
+def refuse(*args):
+    raise PermissionError
+
+
 @posix
 def test_exit_without_pidfd_or_permission(make_pool, monkeypatch):
-    def refuse(*args):
-        raise PermissionError
-
-    # As if the worker belonged to another user, and as before Linux 5.3.
+    # As if the worker belonged to another user, and as on macOS and before Linux 5.3.
     monkeypatch.setattr(os, "kill", refuse)
-    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    monkeypatch.setattr(worker_process, "_pidfd_open", refuse)
     pool = make_pool()
     assert is_lost(
         result_or_exception(pool.apply_async(exit_at_three, (3, "_exit"))), "exited with code 3"
@@ -166,13 +166,13 @@ def fork_child_and_die(path, initret):
 
 
 @posix
-def test_child_of_a_lost_worker(make_pool, tmp_path, start_method):
-    if start_method == "forkserver":
-        is_reported = FORK_SERVER_REPORTS_SIGNALS
-    else:
-        is_reported = sys.version_info < (3, 8) or sys.platform.startswith("linux")
-    if not is_reported:
-        pytest.skip("the child has inherited the pipe that reports the exit of the worker")
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_child_of_a_lost_worker(make_pool, tmp_path, monkeypatch, start_method, has_pidfd):
+    """The child has inherited the pipe that reports the exit of the worker."""
+    if start_method == "forkserver" and not FORK_SERVER_REPORTS_SIGNALS:
+        pytest.skip("the fork server does not report the exit of the worker")
+    if not has_pidfd:
+        monkeypatch.setattr(worker_process, "_pidfd_open", refuse)
     path = str(tmp_path / "child")
     pool = make_pool()
     result = pool.apply_async(fork_child_and_die, (path,))

@@ -1,10 +1,12 @@
 """Private names of ``multiprocessing.pool``: an interpreter that lacks one is not supported."""
 
 import functools
+import gc
 import multiprocessing
 import multiprocessing.pool
 import multiprocessing.queues
 import types
+import weakref
 
 import multiprocessing_initret
 import pytest
@@ -68,6 +70,27 @@ def test_missing_name(monkeypatch, path, name):
         standard_pool.check("multiprocessing")
     text = str(caught.value)
     assert missing in text and "Python 3" in text and "install a newer release" in text
+
+
+def test_pool_is_not_terminated_while_its_worker_handler_is_woken():
+    """terminate() would wait for the lock of the notifier, which this thread holds."""
+
+    class Pool:
+        pass
+
+    pools, is_alive = [Pool()], []
+    pool = weakref.ref(pools[0])
+
+    def put(_):
+        del pools[:]
+        gc.collect()
+        is_alive.append(pool() is not None)
+
+    standard = standard_pool.StandardPool(pools[0], "multiprocessing")
+    standard.notifier = types.SimpleNamespace(put=put)
+    standard.wake_worker_handler()
+    gc.collect()
+    assert is_alive == [True] and pool() is None
 
 
 def decorated(function):

@@ -9,6 +9,7 @@ terminated.
 import collections
 import contextlib
 import threading
+import time
 
 from .._shared.messages import RESULT_HEADER, TruncatedMessage
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from .worker_process import WorkerProcess
 
     Result = Tuple[int, int, Tuple[bool, Any]]
+
+# Time, in seconds, between checks for exited workers whose exit the system may not report.
+_CHECK_INTERVAL = 1.0
 
 
 class Collector:
@@ -41,6 +45,7 @@ class Collector:
     :param log: function that logs a line
     :param on_failure: function that receives an unexpected exception in the result handler,
         breaks the pool, and completes the pending results
+    :param check_workers: makes the worker handler look for exited workers
     """
 
     #: Whether all workers have exited because the pool is terminated.  The thread that terminates
@@ -59,6 +64,7 @@ class Collector:
         section: "CriticalSection",
         log: "Callable[[str], None]",
         on_failure: "Callable[[BaseException], None]",
+        check_workers: "Callable[[], None]",
     ) -> None:
         self._pipes = pipes
         self._tasks = tasks
@@ -70,6 +76,9 @@ class Collector:
         self.unpickling_lock = threading.Lock()
         self._log = log
         self._on_failure = on_failure
+        self._check_workers = check_workers
+        # When to do so, in seconds of time.monotonic(); None if that is not necessary.
+        self._next_check: "Optional[float]" = None
         # One queue for all calls: a worker may start and exit while the result handler is busy,
         # and must be added before it is removed.
         self._calls: "Deque[Tuple[Callable[..., None], Tuple[Any, ...]]]" = collections.deque()
@@ -96,8 +105,9 @@ class Collector:
 
     def _wait(self) -> bool:
         """Wait for messages and calls, and process them; return whether :meth:`get` is to end."""
+        timeout = -1.0 if self._next_check is None else self._time_until_check(self._next_check)
         # After a failure, do not use the pipes: the posted calls fail the remaining tasks.
-        for worker in [None] if self._has_failed else self._pipes.wait():
+        for worker in [None] if self._has_failed else self._pipes.wait(timeout):
             if worker is not None:
                 self._receive(worker)
             elif self._pipes.read_wake_up():
@@ -111,6 +121,14 @@ class Collector:
                 # any are pending, and calls get() again.
                 return not self._ready and (self._is_ending or self.is_stopped)
         return False
+
+    def _time_until_check(self, next_check: float) -> float:
+        """Let the worker handler look for exited workers every second, however many results arrive."""
+        now = time.monotonic()
+        if now >= next_check:
+            self._next_check = next_check = now + _CHECK_INTERVAL
+            self._check_workers()
+        return next_check - now
 
     def _receive(self, worker: "WorkerProcess") -> bool:
         """Read from a worker's pipe; return False at the end of the pipe."""
@@ -168,6 +186,8 @@ class Collector:
         :param is_constructing: whether the constructor of the pool starts the worker, before it
             starts the result handler
         """
+        if not worker.is_watched:
+            self._next_check = time.monotonic() + _CHECK_INTERVAL
         if is_constructing:
             self._pipes.add(worker)
         else:

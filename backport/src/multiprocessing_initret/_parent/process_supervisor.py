@@ -92,6 +92,7 @@ class ProcessSupervisor(Supervisor):
             self._section,
             self._log,
             functools.partial(_break_pool, weakref.ref(self)),
+            self._standard.wake_worker_handler,
         )
         # None until the first worker is created.
         self._workforce: "Any" = None
@@ -123,10 +124,9 @@ class ProcessSupervisor(Supervisor):
         Python 3.8 the worker handler.
         """
         self._standard.original("_repopulate_pool")()
-        notifier = self._standard.change_notifier()
-        if notifier is not None and not self._starter.is_constructing():
+        if not self._starter.is_constructing():
             # The worker handler waits for the exit of those workers that it has seen in the list.
-            notifier.put(None)
+            self._standard.wake_worker_handler()
 
     # -- Worker handler --------------------------------------------------------------------
 

@@ -83,8 +83,11 @@ class ResultPipes:
         """Exclude a worker from :meth:`wait`, if it is included."""
         raise NotImplementedError
 
-    def wait(self) -> "List[Optional[WorkerProcess]]":
-        """Wait for messages, and return the workers that have sent some; None is a wake-up."""
+    def wait(self, timeout: float = -1) -> "List[Optional[WorkerProcess]]":
+        """Wait for messages, and return the workers that have sent some; None is a wake-up.
+
+        :param timeout: in seconds; negative if there is none, as always on Windows
+        """
         raise NotImplementedError
 
     def receive(self, worker: "WorkerProcess") -> "Optional[List[Message]]":
@@ -121,8 +124,9 @@ class _SelectorPoller:
     def register(self, fd: int, events: int) -> None:
         self._selector.register(fd, selectors.EVENT_READ)
 
-    def poll(self) -> "List[Tuple[int, int]]":
-        return [(key.fd, events) for key, events in self._selector.select()]
+    def poll(self, timeout: float) -> "List[Tuple[int, int]]":
+        keys = self._selector.select(None if timeout < 0 else timeout)
+        return [(key.fd, events) for key, events in keys]
 
 
 class PosixResultPipes(ResultPipes):
@@ -166,8 +170,8 @@ class PosixResultPipes(ResultPipes):
             self._poller.unregister(fd)
         self._end_large(worker)
 
-    def wait(self) -> "List[Optional[WorkerProcess]]":
-        return [self._workers[fd] for fd, _ in self._poller.poll()]
+    def wait(self, timeout: float = -1) -> "List[Optional[WorkerProcess]]":
+        return [self._workers[fd] for fd, _ in self._poller.poll(timeout)]
 
     def receive(self, worker: "WorkerProcess") -> "Optional[List[Message]]":
         data = os.read(worker.reader.fileno(), _READ_SIZE)
@@ -228,7 +232,7 @@ class WindowsResultPipes(ResultPipes):
     def remove(self, worker: "WorkerProcess") -> None:
         self._workers.pop(worker.reader, None)
 
-    def wait(self) -> "List[Optional[WorkerProcess]]":
+    def wait(self, timeout: float = -1) -> "List[Optional[WorkerProcess]]":
         return [self._workers[reader] for reader in self._connection_wait(list(self._workers))]
 
     def receive(self, worker: "WorkerProcess") -> "Optional[List[Message]]":

@@ -155,6 +155,8 @@ class StandardPool:
         #: *inqueue*, *outqueue*, *initializer* and *initargs*
         self.replaced_positions = tuple(names.index(name) for name in _REQUIRED["worker"])
         self._replaced: "Dict[str, Callable[[], Any]]" = {}
+        #: the queue that wakes the worker handler; None before Python 3.8
+        self.notifier: "Any" = None
 
     # Set the attributes that the constructor and the threads use.
 
@@ -181,7 +183,8 @@ class StandardPool:
         pool: "Any" = self._weak_pool()
         kwargs = {}
         if hasattr(pool, "_change_notifier"):  # since Python 3.8
-            kwargs["notifier"] = types.SimpleNamespace(put=self._notifier(pool._change_notifier))
+            self.notifier = pool._change_notifier
+            kwargs["notifier"] = types.SimpleNamespace(put=self._wake_if_closing)
             # The worker handler must not wait for the result pipe, too: it would wake up again
             # and again while a callback runs.
             results = getattr(pool._outqueue, "_reader", None)
@@ -190,17 +193,20 @@ class StandardPool:
         cache = pool._cache = make_class(type(pool._cache))(self.is_running, **kwargs)
         return cache
 
-    def _notifier(self, notifier: "Any") -> "Callable[[None], None]":
-        weak_pool, running = self._weak_pool, self.module.RUN
+    def _wake_if_closing(self, _: None) -> None:
+        # The worker handler needs to see an empty cache only when the pool is closing.
+        # Waking it after every task would compete with the thread that submits the next.
+        if not self.is_running():
+            self.wake_worker_handler()
 
-        def put(_: None) -> None:
-            # The worker handler needs to see an empty cache only when the pool is closing.
-            # Waking it after every task would compete with the thread that submits the next.
-            pool = weak_pool()
-            if pool is None or pool._state != running:
-                notifier.put(None)
-
-        return put
+    def wake_worker_handler(self) -> None:
+        """Make the worker handler look for exited workers now; before Python 3.8, it polls."""
+        # If nothing else referred to the pool, the garbage collector might terminate it in this
+        # thread.  terminate() would wait for the lock of the notifier, which put() holds.
+        pool = self._weak_pool()
+        if self.notifier is not None:
+            self.notifier.put(None)
+        del pool
 
     # Read the state of the pool.
 
@@ -266,10 +272,6 @@ class StandardPool:
         # A running worker handler would start replacements.
         if threading.current_thread() is not worker_handler:
             worker_handler.join()
-
-    def change_notifier(self) -> "Any":
-        """Return the queue that wakes the worker handler; None before Python 3.8."""
-        return getattr(self._weak_pool(), "_change_notifier", None)
 
     # Bind the arguments of the standard functions by name.
 

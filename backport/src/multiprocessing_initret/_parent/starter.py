@@ -88,19 +88,16 @@ class Starter:
     def _start_later(self, worker: "WorkerProcess") -> bool:
         """Try to start a worker again and again, until the pool does not need it any more."""
         pause = _FIRST_PAUSE
-        notifier = self._standard.change_notifier()
         try:
             while self._workforce.accepts_workers() and self._standard.maintains_workers():
-                self._pause(pause, notifier)
+                self._pause(pause, self._standard.notifier)
                 pause = min(2 * pause, _LAST_PAUSE)
                 if self._try_to_start(worker):
                     return True
             return False
         finally:
-            if notifier is not None:
-                # _pause() has emptied the notifier.  Wake the worker handler, because the
-                # state of the pool may have changed.
-                notifier.put(None)
+            # _pause() has emptied the notifier, and the state of the pool may have changed.
+            self._standard.wake_worker_handler()
 
     def _try_to_start(self, worker: "WorkerProcess") -> bool:
         if not self._workforce.accepts_workers():

@@ -97,6 +97,8 @@ class WorkerProcess:
         self.unread = MessageBuffer()
         #: how many generations of workers in a row had exited while starting before this one
         self.generation = 0
+        #: whether the sentinel is ready as soon as the process has exited; see watch_process()
+        self.is_watched = False
 
     def __getattr__(self, name: str) -> "Any":
         return getattr(self.process, name)
@@ -174,7 +176,9 @@ class WorkerProcess:
         and by processes that other threads fork at the same time, and becomes ready only when all
         of them have exited, too.  On Linux, a descriptor of the process itself replaces the pipe.
         """
-        if not self._is_child or not sys.platform.startswith("linux"):
+        # A fork server reports the exit itself.
+        self.is_watched = os.name != "posix" or not self._is_child
+        if self.is_watched or not sys.platform.startswith("linux"):
             return
         popen = self.process._popen
         try:
@@ -183,6 +187,7 @@ class WorkerProcess:
             return
         os.dup2(pidfd, popen.sentinel, inheritable=False)
         os.close(pidfd)
+        self.is_watched = True
 
     @property
     def exitcode(self) -> "Optional[int]":
