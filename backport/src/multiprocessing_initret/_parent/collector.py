@@ -123,7 +123,7 @@ class Collector:
         return False
 
     def _time_until_check(self, next_check: float) -> float:
-        """Let the worker handler look for exited workers every second, however many results arrive."""
+        """Let the worker handler look for exited workers every second, between results, too."""
         now = time.monotonic()
         if now >= next_check:
             self._next_check = next_check = now + _CHECK_INTERVAL
