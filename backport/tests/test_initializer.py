@@ -10,6 +10,7 @@ from pool_support import (
     EXITS,
     add,
     check_pool,
+    exit_at_three,
     exit_worker,
     is_lost,
     result_or_exception,
@@ -41,6 +42,17 @@ def exit_in_first_three_calls(path, exit_by):
     return 40
 
 
+def is_idle(pool):
+    """Return whether the workers of a pool have all started and live on for half a second."""
+    workers = list(pool._pool)
+    try:
+        sentinels = [worker.sentinel for worker in workers]
+    except ValueError:  # a worker has not started
+        return False
+    is_complete = len(workers) == pool._processes
+    return is_complete and not multiprocessing.connection.wait(sentinels, 0.5)
+
+
 @with_multiprocess
 @some_exits
 def test_worker_exits_in_the_initializer(make_pool, tmp_path, exit_by):
@@ -61,17 +73,24 @@ def test_worker_exits_in_the_initializer(make_pool, tmp_path, exit_by):
 def test_idle_pool_does_not_replace_workers_again_and_again(make_pool, tmp_path):
     path = str(tmp_path / "starts")
     pool = make_pool(2, record_call_and_exit, (path, "_exit"))
-
-    def is_idle():
-        workers = list(pool._pool)
-        try:
-            sentinels = [worker.sentinel for worker in workers]
-        except ValueError:  # a worker has not started
-            return False
-        return len(workers) == 2 and not multiprocessing.connection.wait(sentinels, 0.5)
-
-    wait_until(lambda: os.path.exists(path) and is_idle())
+    wait_until(lambda: os.path.exists(path) and is_idle(pool))
     assert count_calls(path) <= 2
+
+
+def exit_after_first_call(path):
+    record_call(path)
+    if count_calls(path) > 1:
+        exit_worker("_exit")
+    return 40
+
+
+def test_initializer_succeeds_once_and_then_exits(make_pool, tmp_path):
+    path = str(tmp_path / "starts")
+    pool = make_pool(1, exit_after_first_call, (path,))
+    check_pool(pool)
+    assert is_lost(result_or_exception(pool.apply_async(exit_at_three, (3, "_exit"))))
+    wait_until(lambda: count_calls(path) > 1 and is_idle(pool))
+    assert count_calls(path) == 2
 
 
 def test_initializer_exits_three_times_and_then_succeeds(make_pool, tmp_path):
