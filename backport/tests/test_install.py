@@ -5,6 +5,7 @@ import multiprocessing
 import multiprocessing.context
 import multiprocessing.dummy
 import multiprocessing.pool
+import os
 import pathlib
 import shutil
 import sys
@@ -362,6 +363,32 @@ def test_fork_server_preloads_the_package(python, tmp_path):
     (tmp_path / "program.py").write_text(PRELOADED)
     assert python("program.py", "install") == "[True, True]\n"
     assert python("program.py") == "[False, False]\n"
+
+
+SHADOWED = """
+import multiprocessing, sys
+import multiprocessing_initret
+
+def add(item, initret):
+    return item + initret
+
+if __name__ == "__main__":
+    multiprocessing_initret.install()
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(1, int, (40,), expect_initret=True) as pool:
+        print(pool.map_async(add, range(3)).get(60))
+"""
+
+
+@pytest.mark.skipif(
+    "forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork server here"
+)
+def test_file_with_the_name_of_a_standard_module(python, tmp_path):
+    """A fork server that preloads looks for modules in the current directory (gh-126631)."""
+    (tmp_path / "queue.py").write_text("class Queue: pass")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory" / "program.py").write_text(SHADOWED)
+    assert python(os.path.join("directory", "program.py")) == "[40, 41, 42]\n"
 
 
 def test_fork_server_of_an_unknown_kind(monkeypatch):

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import initargs_support
 import pytest
@@ -85,6 +86,17 @@ def test_file_system_without_preallocation(monkeypatch, code):
 
     monkeypatch.delattr(os, "memfd_create", raising=False)
     monkeypatch.setattr(os, "posix_fallocate", fail)
+    memory = Memory("multiprocessing", [(1, b"2")], 3)
+    assert memory.map(mmap.ACCESS_COPY)[:] == b"\x002\x00"
+
+
+@linux
+def test_read_only_file_system(monkeypatch):
+    def fail():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
     memory = Memory("multiprocessing", [(1, b"2")], 3)
     assert memory.map(mmap.ACCESS_COPY)[:] == b"\x002\x00"
 

@@ -284,7 +284,7 @@ def test_iterator_yields_results_that_arrived_before_termination(make_pool, tmp_
     pool = make_pool(1)
     path = str(tmp_path / "inside")
     iterator = pool.imap(call_first, [(echo, 1), (echo, 2), (block, path), (echo, 3)])
-    wait_until(lambda: os.path.exists(path))
+    wait_until(lambda: os.path.exists(path) and len(iterator._items) == 2)
     pool.terminate()
     found = results_and_exceptions(iterator)
     assert found[:2] == [1, 2]

@@ -68,11 +68,18 @@ def _anonymous_file(size: int) -> int:
     try:
         return os.memfd_create("multiprocessing_initret")
     except (AttributeError, OSError):  # not Linux, or the system forbids it
-        from tempfile import TemporaryFile
-
-        with TemporaryFile() as file:
+        with _temporary_file() as file:
             _allocate(file.fileno(), size)
             return os.dup(file.fileno())
+
+
+def _temporary_file() -> "Any":
+    from tempfile import TemporaryFile
+
+    try:
+        return TemporaryFile()
+    except FileNotFoundError:  # a read-only file system, in which semaphores have /dev/shm
+        return TemporaryFile(dir="/dev/shm")
 
 
 def _allocate(fd: int, size: int) -> None:
