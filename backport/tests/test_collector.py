@@ -141,6 +141,16 @@ def test_check_for_exited_workers(parts, monkeypatch, is_watched):
     assert set(parts.checks) == (set() if is_watched else {9, 8, 7})
 
 
+def test_wake_up_is_in_the_section(parts, monkeypatch):
+    """terminate(), called by the garbage collector, might write in the middle of the wake-up."""
+    is_inside = []
+    wake = parts.pipes.wake
+    monkeypatch.setattr(parts.pipes, "wake", lambda: is_inside.append(parts.section.is_entered()))
+    parts.collector.call_soon(print)
+    monkeypatch.setattr(parts.pipes, "wake", wake)
+    assert is_inside == [True] and not parts.section.is_entered()
+
+
 def test_removed_worker(parts):
     """The results of a removed worker are delivered before its unfinished task fails."""
     parts.worker.send(1, 1)

@@ -165,6 +165,15 @@ def test_log_handler_raises_when_the_pool_breaks(pool, add_log_handler, monkeypa
     check_broken(pool, pending, pool.apply_async(add, (1,)))
 
 
+def test_pool_breaks_once(pool, log):
+    """Other threads may find a reason, too.  The first one counts, and alone is logged."""
+    workforce = pool._quick_put.__self__._workforce
+    for reason in "first", "second":
+        workforce.break_pool(reason)
+    assert str(error_of(pool.apply_async(add, (1,)))) == "the pool is broken: first"
+    assert [record.getMessage() for record in log] == ["the pool is broken: first"]
+
+
 def raise_in_hook(*args):
     raise OSError("stderr is closed")
 

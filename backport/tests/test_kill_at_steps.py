@@ -1,12 +1,15 @@
 """A worker is killed at each step of receiving a task and sending its result."""
 
 import os
+import signal
 import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT, join_in_time, posix
+from conftest import TIMEOUT, join_in_time, posix, wait_until
 from multiprocessing_initret import WorkerLostError
+from multiprocessing_initret._parent.worker_process import WorkerProcess
+from multiprocessing_initret._shared.record import STARTING
 from pool_support import (
     KILLED,
     check_pool,
@@ -121,6 +124,28 @@ def test_killed_at_step(make_pool, tmp_path, step, processes, size):
     assert len(lost) == LOST_TASKS[step] + is_incomplete
     assert [item for item in found if item not in lost] == [bytes(size)] * (6 - len(lost))
     check_pool(pool)
+    pool.close()
+    join_in_time(pool)
+
+
+@posix
+def test_killed_while_starting(make_pool, monkeypatch, start_method):
+    """Two workers are killed, and twice their replacements.  The pool keeps running."""
+    states = []
+    watch_process = WorkerProcess.watch_process
+
+    def kill_and_watch(worker):
+        if len(states) < 6:
+            os.kill(worker.pid, signal.SIGKILL)
+            states.append(worker.record.state)
+        watch_process(worker)
+
+    monkeypatch.setattr(WorkerProcess, "watch_process", kill_and_watch)
+    pool = make_pool(2)
+    wait_until(lambda: len(states) == 6)
+    check_pool(pool)
+    # A forked worker starts in less than a millisecond.
+    assert start_method == "fork" or set(states) == {STARTING}
     pool.close()
     join_in_time(pool)
 

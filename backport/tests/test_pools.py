@@ -116,10 +116,14 @@ def test_too_many_processes_for_windows():
 
 def test_too_many_processes(monkeypatch):
     monkeypatch.setattr("multiprocessing_initret._parent.process_supervisor.MAX_WORKERS", 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
     with pytest.raises(ValueError, match="at most 2"):
         multiprocessing_initret.Pool(3, identity, (40,), expect_initret=True)
     assert not multiprocessing.active_children()
-    check_and_terminate(multiprocessing_initret.Pool(2, identity, (40,), expect_initret=True))
+    for processes in (2, None):
+        pool = multiprocessing_initret.Pool(processes, identity, (40,), expect_initret=True)
+        assert pool._processes == 2
+        check_and_terminate(pool)
     check_and_terminate(multiprocessing_initret.ThreadPool(3, identity, (40,), expect_initret=True))
 
 

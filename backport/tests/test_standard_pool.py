@@ -3,6 +3,7 @@
 import functools
 import gc
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.pool
 import multiprocessing.queues
 import types
@@ -28,6 +29,14 @@ def required():
                 yield path, None
             for name in names:
                 yield path, name
+
+
+REQUIRED_ELSEWHERE = [
+    (multiprocessing.connection, None, "_ForkingPickler"),
+    (multiprocessing.queues, multiprocessing.queues.SimpleQueue, "_reader"),
+    (multiprocessing.queues, multiprocessing.queues.SimpleQueue, "_writer"),
+    (multiprocessing.queues, multiprocessing.queues.SimpleQueue, "_rlock"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +79,40 @@ def test_missing_name(monkeypatch, path, name):
         standard_pool.check("multiprocessing")
     text = str(caught.value)
     assert missing in text and "Python 3" in text and "install a newer release" in text
+
+
+@pytest.mark.parametrize("module, cls, name", REQUIRED_ELSEWHERE)
+def test_missing_name_of_another_module(monkeypatch, module, cls, name):
+    if cls is None:
+        monkeypatch.delattr(module, name)
+    else:
+        monkeypatch.setattr(cls, "__init__", rename_in(cls.__init__, name))
+    with pytest.raises(RuntimeError) as caught:
+        standard_pool.check("multiprocessing")
+    assert name in str(caught.value) and module.__name__ in str(caught.value)
+
+
+def test_positions_are_determined_from_the_names(monkeypatch):
+    """A later version may pass the arguments in another order, and others among them."""
+
+    class Pool:
+        @classmethod
+        def _terminate_pool(cls, pool, added, taskqueue):
+            pass
+
+    def worker(initargs, maxtasks, outqueue, inqueue, added, initializer):
+        pass
+
+    pool = Pool()
+    monkeypatch.setattr(multiprocessing.pool, "worker", worker)
+    monkeypatch.setattr(multiprocessing.pool, "Pool", Pool)
+    standard = standard_pool.StandardPool(pool, "multiprocessing")
+    assert standard.split_worker_args("amoixf") == (
+        ["i", "o", "f", "a"],
+        [None, "m", *[None] * 2, "x", None],
+    )
+    bound = standard.bind_terminate_args((1, 2, 3))
+    assert vars(bound) == {"pool": 1, "added": 2, "taskqueue": 3}
 
 
 def test_pool_is_not_terminated_while_its_worker_handler_is_woken():

@@ -1,4 +1,4 @@
-"""A task or the initializer of a ThreadPool raises SystemExit."""
+"""A task or the initializer of a ThreadPool raises SystemExit or KeyboardInterrupt."""
 
 import sys
 import threading
@@ -31,6 +31,18 @@ def test_task_raises_system_exit(make_thread_pool):
     assert all(worker.is_alive() for worker in pool._pool)
     pool.close()
     join_in_time(pool)
+
+
+def interrupt(initret=None):
+    raise KeyboardInterrupt
+
+
+def test_keyboard_interrupt(make_thread_pool):
+    pool = make_thread_pool(1)
+    assert is_lost(result_or_exception(pool.apply_async(interrupt)), "KeyboardInterrupt")
+    check_pool(pool)
+    pool = make_thread_pool(1, interrupt, ())
+    assert is_lost(result_or_exception(pool.apply_async(add, (1,))), "KeyboardInterrupt")
 
 
 def test_initializer_raises_system_exit(make_thread_pool):
