@@ -78,7 +78,7 @@ def _temporary_file() -> "Any":
 
     try:
         return TemporaryFile()
-    except FileNotFoundError:  # a read-only file system, in which semaphores have /dev/shm
+    except FileNotFoundError:  # a read-only system; the semaphores of a pool are in /dev/shm
         return TemporaryFile(dir="/dev/shm")
 
 
