@@ -300,6 +300,32 @@ def test_worker_is_forked_while_a_thread_prints(python, tmp_path, kind):
     assert python("program.py", kind) == "[40, 41, 42, 44] True\n"
 
 
+FORK_AFTER_PRINTING = """
+import multiprocessing, os, sys
+import multiprocessing_initret
+
+fork = os.fork
+
+def print_and_fork():
+    os.fork = fork
+    print("once")  # as another thread may do after start() has flushed the streams
+    return fork()
+
+if __name__ == "__main__":
+    os.fork = print_and_fork
+    context = multiprocessing.get_context("fork")
+    pool = multiprocessing_initret.Pool(1, print, ("worker",), context=context, expect_initret=True)
+    pool.close()
+    pool.join()
+"""
+
+
+@posix
+def test_worker_does_not_print_what_its_parent_has_printed(python, tmp_path):
+    (tmp_path / "program.py").write_text(FORK_AFTER_PRINTING)
+    assert python("program.py", PYTHONUNBUFFERED="") == "worker\nonce\n"
+
+
 @posix
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="an executor is woken without a lock")
 def test_worker_is_forked_while_an_executor_is_woken():

@@ -1,4 +1,4 @@
-"""Locks that threads of the parent may hold when a worker is forked."""
+"""Locks that threads of the parent may hold when a worker is forked, and what they have printed."""
 
 import io
 import sys
@@ -6,6 +6,16 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+class _NullWriter(io.RawIOBase):
+    """A raw stream that discards everything."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "Any") -> int:
+        return len(data)
 
 
 def drop_inherited_locks(owner: object) -> None:
@@ -21,9 +31,14 @@ def drop_inherited_locks(owner: object) -> None:
     for stream in (sys.stdout, sys.stderr):
         buffer: "Any" = getattr(stream, "buffer", None)
         if type(buffer) is io.BufferedWriter:
-            # A second __init__() creates a new lock.  It also discards what is in the buffer;
-            # the parent's thread writes that.
-            buffer.__init__(buffer.raw)  # type: ignore[misc]
+            # A second __init__() creates a new lock.  The parent's thread writes what it has
+            # printed: here that is discarded, in the buffer and in the stream.
+            raw = buffer.raw
+            buffer.__init__(_NullWriter())  # type: ignore[misc]
+            try:
+                stream.flush()
+            finally:
+                buffer.__init__(raw)  # type: ignore[misc]
     # A process that exits wakes the manager threads of all executors of its parent, and needs
     # a lock for that since Python 3.14.  Those threads do not exist in this process.
     executors: "Any" = sys.modules.get("concurrent.futures.process")
