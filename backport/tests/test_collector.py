@@ -144,10 +144,8 @@ def test_check_for_exited_workers(parts, monkeypatch, is_watched):
 def test_wake_up_is_in_the_section(parts, monkeypatch):
     """terminate(), called by the garbage collector, might write in the middle of the wake-up."""
     is_inside = []
-    wake = parts.pipes.wake
     monkeypatch.setattr(parts.pipes, "wake", lambda: is_inside.append(parts.section.is_entered()))
     parts.collector.call_soon(print)
-    monkeypatch.setattr(parts.pipes, "wake", wake)
     assert is_inside == [True] and not parts.section.is_entered()
 
 
