@@ -324,7 +324,6 @@ def test_stopped_workers_receive_no_task(make_parent):
     assert parent.queue._rlock.acquire(False)
 
 
-@posix
 def test_stopped_worker_that_waits_for_a_task(make_parent):
     parent = make_parent()
     workers = [parent.worker(), parent.worker()]
@@ -405,6 +404,7 @@ def test_pool_ends_in_a_thread_that_is_sending(make_parent, monkeypatch):
     register = parent.pipe._register
 
     def register_and_end(*args):
+        monkeypatch.setattr(parent.pipe, "_register", register)
         parent.pipe.stop_workers(parent.records)
         parent.pipe.close()
         return register(*args)

@@ -164,6 +164,11 @@ class TaskPipe:
         with self._mutex:
             self._is_stopping = True
             records.integers[STOPPING] = 1
+            self._write_sentinel()
+
+    def _write_sentinel(self) -> None:
+        """Make a worker that is waiting for a message in the empty pipe exit."""
+        raise NotImplementedError
 
     def release_lock_of_dead_worker(self, states: "Callable[[], List[int]]") -> None:
         """Release the lock if a dead worker holds it, after :meth:`stop_workers`.
@@ -258,12 +263,7 @@ class PosixTaskPipe(TaskPipe):
         self._written += written
         return written
 
-    def stop_workers(self, records: "Records") -> None:
-        super().stop_workers(records)
-        self._write_sentinel()
-
     def _write_sentinel(self) -> None:
-        """Make a worker that is waiting for a message in the empty pipe exit."""
         self._write_message(None, 0, pickle.dumps(None))
 
     def _write_message(self, job: "Any", index: int, message: bytes) -> bool:
@@ -326,24 +326,33 @@ class WindowsTaskPipe(TaskPipe):
         with self._mutex:
             if self._is_stopping:
                 return False
-            number = self._register(job, index, len(message), 0)
-            try:
-                self._operation, _ = _winapi.WriteFile(  # type: ignore[attr-defined,unused-ignore]
-                    self._writer.fileno(), message, overlapped=True
-                )
-            except BaseException:
-                # The message was not written, for example one of 2 GiB: reuse its number.
-                del self._in_flight[number]
-                self._last_number -= 1
-                self._end = self._written
-                raise
-            self._written = self._end
+            self._operation = self._write(job, index, message)
         # The message is in the pipe even if the pipe is full.  Wait until a worker has read it.
         try:
             self._operation.GetOverlappedResult(True)
         finally:
             self._operation = None
         return True
+
+    def _write(self, job: "Any", index: int, message: "Any") -> "Any":
+        """Start to write a message, and return the overlapped operation."""
+        number = self._register(job, index, len(message), 0)
+        try:
+            operation, _ = _winapi.WriteFile(  # type: ignore[attr-defined,unused-ignore]
+                self._writer.fileno(), message, overlapped=True
+            )
+        except BaseException:
+            # The message was not written, for example one of 2 GiB: reuse its number.
+            del self._in_flight[number]
+            self._last_number -= 1
+            self._end = self._written
+            raise
+        self._written = self._end
+        return operation
+
+    def _write_sentinel(self) -> None:
+        if not self._is_closed and self._end == self._written and not self._unread():
+            self._write(None, 0, pickle.dumps(None)).GetOverlappedResult(True)
 
     def unblock_sender(self) -> None:
         while self._operation is not None:
