@@ -213,9 +213,13 @@ if __name__ == "__main__":
             time.sleep(0.01)
     workers = sorted(pool._pool, key=lambda worker: worker.record.state != READING)
     # A child of the program inherits the task pipe, and outlives the program.
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
-    child.start()
-    print(*[process.pid for process in [*workers, child]], flush=True)
+    if hasattr(os, "register_at_fork"):
+        child = os.fork() or time.sleep(600)
+    else:
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        process.start()
+        child = process.pid
+    print(*[worker.pid for worker in workers], child, flush=True)
     time.sleep(600)
 """
 

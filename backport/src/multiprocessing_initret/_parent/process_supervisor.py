@@ -104,7 +104,10 @@ class ProcessSupervisor(Supervisor):
             _quick_get=self._collector.get,
             _repopulate_pool=self._repopulate_pool,
         )
-        module(package, "util").register_after_fork(self, ProcessSupervisor._after_fork)
+        if hasattr(os, "register_at_fork"):
+            _supervisors.add(self)
+        else:  # Python 3.6, or Windows
+            module(package, "util").register_after_fork(self, ProcessSupervisor._after_fork)
 
     def constructed(self) -> None:
         self._starter.constructed()
@@ -241,6 +244,20 @@ class ProcessSupervisor(Supervisor):
             # Close the pipes now, not when the garbage collector runs.
             self._collector.close()
             self._workforce.workers.clear()
+
+
+# Not register_after_fork() of multiprocessing.util: a child of os.fork() would keep the pipes open,
+# and if the parent was then killed, workers would wait for the end of the task pipe in vain.
+_supervisors: "Any" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for supervisor in list(_supervisors):
+        supervisor._after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # since Python 3.7, on POSIX
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _break_pool(weak_supervisor: "Any", error: BaseException) -> None:
