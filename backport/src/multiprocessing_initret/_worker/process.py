@@ -87,8 +87,8 @@ def _is_hung_up(reader: "Any") -> bool:
 class Channel:
     """Result pipe and record of a worker process.
 
-    The attributes are set when the process is started.  The pool creates the process object
-    earlier, with this object among its arguments.
+    The thread of the parent that starts the process sets the attributes.  The pool creates the
+    process object earlier, with this object among its arguments.
     """
 
     #: the worker's end of its result pipe
@@ -198,6 +198,8 @@ class ResultInterrupted(BaseException):
 
 class Results:
     """The result queue of a worker process, which sends results through a pipe of its own.
+
+    The worker's main thread alone uses it.
 
     :param writer: the end of that pipe
     :param tasks: holds the number of the message that a result answers
