@@ -4,9 +4,18 @@ import multiprocessing
 import os
 import signal
 import types
+import weakref
 
 import pytest
-from conftest import START_METHODS, TIMEOUT, WINDOWS, join_in_time, posix, wait_until
+from conftest import (
+    START_METHODS,
+    TIMEOUT,
+    WINDOWS,
+    counts_references,
+    join_in_time,
+    posix,
+    wait_until,
+)
 from multiprocessing_initret._parent import task_pipe, worker_process
 from pool_support import (
     FORK_SERVER_REPORTS_SIGNALS,
@@ -53,6 +62,26 @@ def test_message_that_cannot_be_written(make_pool, monkeypatch):
         result = pool.apply_async(add, (1,))
         assert getattr(result_or_exception(result), "winerror", None) == 87
     check_pool(pool)
+
+
+@counts_references
+def test_message_that_could_not_be_sent_is_released(make_pool, monkeypatch):
+    """A program may keep the exception, and the message may have gigabytes."""
+    messages = []
+
+    def fail(self, job, index, message):
+        messages.append(weakref.ref(message))
+        raise MemoryError
+
+    kind = task_pipe.WindowsTaskPipe if WINDOWS else task_pipe.PosixTaskPipe
+    pool = make_pool(1)
+    check_pool(pool)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "send", fail)
+        error = result_or_exception(pool.apply_async(add, (1,)))
+    check_pool(pool)  # the task handler does not refer to the message any more
+    assert isinstance(error, MemoryError)
+    assert [message() for message in messages] == [None]
 
 
 def return_parent_pid(initret):

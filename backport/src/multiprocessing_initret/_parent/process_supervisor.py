@@ -201,9 +201,14 @@ class ProcessSupervisor(Supervisor):
             return
         try:
             message = self._pickler.dumps((job, index, func, args, kwds))
-            is_sent = self._task_pipe.send(job, index, message)
         except BaseException as error:
             self._collector.fail(job, index, explain_unpicklable(error))
+            return
+        try:
+            is_sent = self._task_pipe.send(job, index, message)
+        except BaseException as error:
+            # The traceback would keep the message as long as the program keeps the exception.
+            self._collector.fail(job, index, error.with_traceback(None))
         else:
             if not is_sent and self._workforce.broken:
                 self._collector.fail(job, index, self._workforce.broken_error())
