@@ -125,8 +125,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
             if is_iterator(result):
                 # The iterator yields the items that have arrived, raises the error, and ends.
                 result._set(result._index, (False, error))
-                if job in self:
-                    type(result)._set_length(result, result._index)
+                type(result)._set_length(result, result._index)
             deadline = time.monotonic() + _CONSTRUCTION_TIMEOUT
             while job in self:
                 try:

@@ -251,8 +251,8 @@ class ProcessSupervisor(Supervisor):
             self._workforce.workers.clear()
 
 
-# Not register_after_fork() of multiprocessing.util: a child of os.fork() would keep the pipes open,
-# and if the parent was then killed, workers would wait for the end of the task pipe in vain.
+# Not register_after_fork() of multiprocessing.util: a child of os.fork() would keep the pipes open.
+# If the parent was then killed, workers would not see the end of the task pipe.
 _supervisors: "Any" = weakref.WeakSet()
 
 
