@@ -1,7 +1,5 @@
 """Ctrl-C while workers start, and while a pool is terminated or joined."""
 
-import multiprocessing
-
 import pytest
 from conftest import posix
 
@@ -59,12 +57,9 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("use", ["new", "used"])
 @pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize(
-    "method", [name for name in multiprocessing.get_all_start_methods() if name != "forkserver"]
-)
-def test_while_workers_start(python, tmp_path, method, times, use):
+def test_while_workers_start(python, tmp_path, start_method, times, use):
     (tmp_path / "program.py").write_text(START)
-    assert python("program.py", method, str(times), use) == f"{times} [40, 41, 42]\n"
+    assert python("program.py", start_method, str(times), use) == f"{times} [40, 41, 42]\n"
 
 
 END = """
