@@ -13,6 +13,7 @@ import types
 import pytest
 from conftest import TIMEOUT, posix, wait_until
 from multiprocessing_initret import WorkerLostError
+from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._shared.record import STOPPING, Records
 from multiprocessing_initret._worker.process import RecordedTasks, ResultInterrupted, Results
 from pool_support import add, check_pool, is_running, wait_until_idle
@@ -262,6 +263,24 @@ def test_parent_and_a_worker_are_killed(start_parent, victim):
     parent.kill()
     parent.wait()
     wait_until(lambda: not any(map(is_running, pids)), TIMEOUT / 2)
+
+
+@posix
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="there is no sys.unraisablehook")
+def test_another_thread_forks_before_a_worker_starts(make_pool, monkeypatch):
+    """The function that runs in the child, and closes the pipes of the pool, does not fail."""
+    launch, statuses = Launcher.launch, []
+
+    def fork_and_launch(launcher, worker):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "unraisablehook", lambda _: os._exit(1))
+            pid = os.fork() or os._exit(0)
+        statuses.append(os.waitpid(pid, 0)[1])
+        return launch(launcher, worker)
+
+    monkeypatch.setattr(Launcher, "launch", fork_and_launch)
+    check_pool(make_pool(2))
+    assert statuses == [0, 0]
 
 
 @posix

@@ -79,7 +79,8 @@ class WorkerProcess:
     :param channel: the argument of the process that is completed when the process is started
     """
 
-    reader: "Any"  # the end of the result pipe that the parent reads from
+    #: the end of the result pipe that the parent reads from; None until the process is started
+    reader: "Any" = None
 
     def __init__(
         self,

@@ -84,7 +84,8 @@ class Workforce:
         only if no process has the parent's end of its pipe open.
         """
         for worker in [*self.workers, *self.starting]:
-            worker.reader.close()
+            if worker.reader is not None:  # race: another thread may be about to create the pipe
+                worker.reader.close()
 
     # -- Add, in the worker handler -------------------------------------------------------
 
