@@ -7,8 +7,9 @@ import threading
 import types
 
 import pytest
-from conftest import TIMEOUT, posix, wait_until
+from conftest import TIMEOUT, call_in_thread, posix, wait_until
 from multiprocessing_initret._parent import task_pipe
+from multiprocessing_initret._parent.critical_section import CriticalSection
 from multiprocessing_initret._shared.record import (
     HOLDING,
     INITIALIZING,
@@ -143,7 +144,7 @@ class Parent:
     def __init__(self, size):
         context = multiprocessing.get_context()
         self.queue = context.SimpleQueue()
-        self.pipe = task_pipe.task_pipe(self.queue)
+        self.pipe = task_pipe.task_pipe(self.queue, CriticalSection())
         self.records = Records("multiprocessing", 8)
         self.workers = []
         self.done, self.failed = [], []
@@ -399,17 +400,27 @@ def test_lock_of_a_living_worker(make_parent, state):
 
 
 def test_pool_ends_in_a_thread_that_is_sending(make_parent, monkeypatch):
-    """The garbage collector may terminate a pool while the task handler holds the mutex."""
+    """terminate(), called by the garbage collector, waits for a thread that needs the mutex."""
     parent = make_parent()
-    register = parent.pipe._register
+    pipe, register, is_mutex_free = parent.pipe, parent.pipe._register, []
 
-    def register_and_end(*args):
-        monkeypatch.setattr(parent.pipe, "_register", register)
-        parent.pipe.stop_workers(parent.records)
-        parent.pipe.close()
+    def use_mutex():
+        with pipe._mutex:
+            pass
+
+    def end():
+        if not pipe._section.postpones(end):
+            call_in_thread(use_mutex)
+            is_mutex_free.append(True)
+            pipe.stop_workers(parent.records)
+            pipe.close()
+
+    def end_and_register(*args):
+        monkeypatch.setattr(pipe, "_register", register)
+        end()
         return register(*args)
 
-    monkeypatch.setattr(parent.pipe, "_register", register_and_end)
+    monkeypatch.setattr(pipe, "_register", end_and_register)
     thread = parent.send(1)
     thread.join(TIMEOUT)
-    assert not thread.is_alive()
+    assert is_mutex_free == [True] and not thread.is_alive()

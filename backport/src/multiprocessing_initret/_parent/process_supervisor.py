@@ -82,7 +82,7 @@ class ProcessSupervisor(Supervisor):
         # A bound method would refer to this object.  The parts would then be in a reference
         # cycle, and stay open until the garbage collector runs.
         self._log = functools.partial(log_warning, package)
-        self._task_pipe = task_pipe(pool._inqueue)
+        self._task_pipe = task_pipe(pool._inqueue, self._section)
         pipes = result_pipes(pool._outqueue, self._wait)
         self._collector = Collector(
             pipes,

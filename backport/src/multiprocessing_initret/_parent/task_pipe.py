@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
     from .._shared.record import Record, Records
+    from .critical_section import CriticalSection
 
 # Seconds after which a lock that no record claims is attributed to the dead worker.  A living
 # worker needs 100 nanoseconds to record that it has acquired the lock, but may not get a CPU for
@@ -61,13 +62,15 @@ class TaskPipe:
     The thread that breaks or terminates the pool calls the methods for termination.
 
     ``_lock`` is the lock of the workers.  ``_mutex`` guards writing, and the positions and numbers
-    of messages.  It is reentrant because the garbage collector may terminate the pool in a thread
-    that holds it.  ``_in_flight`` needs no lock: the methods of a dict are atomic.
+    of messages.  A thread that holds it is in the section, because the worker handler acquires it
+    too.  ``_in_flight`` needs no lock: the methods of a dict are atomic.
 
     :param queue: the pool's ``_inqueue``
+    :param section: postpones the termination of the pool by the garbage collector
     """
 
-    def __init__(self, queue: "Any") -> None:
+    def __init__(self, queue: "Any", section: "CriticalSection") -> None:
+        self._section = section
         self._reader, self._writer, self._lock = queue._reader, queue._writer, queue._rlock
         self._in_flight: "Dict[int, _Sent]" = {}
         self._mutex = threading.RLock()
@@ -139,7 +142,7 @@ class TaskPipe:
 
     def _remove_rest(self, number: int) -> bool:
         """Remove the unread part of a message, and return whether it had been read in part."""
-        with self._mutex:
+        with self._section, self._mutex:
             sent = self._in_flight.get(number)
             position = self._written - self._unread()
             if sent is None or position <= sent.start:
@@ -161,7 +164,7 @@ class TaskPipe:
 
         If a worker is reading a message that is being written, :meth:`send` completes it.
         """
-        with self._mutex:
+        with self._section, self._mutex:
             self._is_stopping = True
             records.integers[STOPPING] = 1
             self._write_sentinel()
@@ -190,7 +193,7 @@ class TaskPipe:
 
     def close(self) -> None:
         """Write nothing more to the pipe, not even the rest of an incomplete message."""
-        with self._mutex:
+        with self._section, self._mutex:
             self._is_stopping = self._is_closed = True
 
     def close_in_child(self) -> None:
@@ -218,8 +221,8 @@ class TaskPipe:
 class PosixTaskPipe(TaskPipe):
     """Task pipe on POSIX: a stream of bytes, in which a message may be incomplete."""
 
-    def __init__(self, queue: "Any") -> None:
-        super().__init__(queue)
+    def __init__(self, queue: "Any", section: "CriticalSection") -> None:
+        super().__init__(queue, section)
         self._removed_number = 0  # number of a message that was removed while send() was writing it
         self._writer_fd = self._writer.fileno()
         os.set_blocking(self._writer_fd, False)
@@ -229,7 +232,7 @@ class PosixTaskPipe(TaskPipe):
         head = header(size)
         is_large = size >= _LARGE
         data = head if is_large else head + message
-        with self._mutex:
+        with self._section, self._mutex:
             if self._is_stopping:
                 return False
             number = self._register(job, index, len(head) + size, len(head))
@@ -246,7 +249,7 @@ class PosixTaskPipe(TaskPipe):
     def _write(self, number: int, view: memoryview) -> None:
         """Write the rest of a message, unless it is removed or the pipe is closed meanwhile."""
         while view:
-            with self._mutex:
+            with self._section, self._mutex:
                 if self._is_closed or self._removed_number == number:
                     return
                 written = self._write_some(view[:_MAX_WRITTEN])
@@ -269,7 +272,7 @@ class PosixTaskPipe(TaskPipe):
     def _write_message(self, job: "Any", index: int, message: bytes) -> bool:
         """Write a small message without blocking, and return whether that was possible."""
         message = header(len(message)) + message
-        with self._mutex:
+        with self._section, self._mutex:
             if self._is_closed or self._end != self._written or len(message) > select.PIPE_BUF:
                 return False
             start = self._written
@@ -318,12 +321,12 @@ def _wait_until_writable(fd: int, seconds: float) -> None:
 class WindowsTaskPipe(TaskPipe):
     """Task pipe on Windows: each message is in the pipe completely or not at all."""
 
-    def __init__(self, queue: "Any") -> None:
-        super().__init__(queue)
+    def __init__(self, queue: "Any", section: "CriticalSection") -> None:
+        super().__init__(queue, section)
         self._operation: "Any" = None  # the write that send() waits for
 
     def send(self, job: "Any", index: int, message: "Any") -> bool:
-        with self._mutex:
+        with self._section, self._mutex:
             if self._is_stopping:
                 return False
             self._operation = self._write(job, index, message)
@@ -351,7 +354,7 @@ class WindowsTaskPipe(TaskPipe):
         return operation
 
     def _write_sentinel(self) -> None:
-        if not self._is_closed and self._end == self._written and not self._unread():
+        if not self._is_closed and not self._unread():
             self._write(None, 0, pickle.dumps(None)).GetOverlappedResult(True)
 
     def unblock_sender(self) -> None:
@@ -370,6 +373,7 @@ class WindowsTaskPipe(TaskPipe):
         self._reader.recv_bytes()
 
 
-def task_pipe(queue: "Any") -> TaskPipe:
+def task_pipe(queue: "Any", section: "CriticalSection") -> TaskPipe:
     """Return a pool's task pipe, made from its ``_inqueue``."""
-    return PosixTaskPipe(queue) if os.name == "posix" else WindowsTaskPipe(queue)
+    kind = PosixTaskPipe if os.name == "posix" else WindowsTaskPipe
+    return kind(queue, section)
