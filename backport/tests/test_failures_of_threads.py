@@ -6,8 +6,9 @@ import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT
+from conftest import TIMEOUT, posix
 from multiprocessing_initret import ThreadPool, WorkerLostError
+from multiprocessing_initret._parent import task_pipe
 from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
@@ -86,6 +87,13 @@ def test_task_handler(pool, monkeypatch):
     pending = pool.apply_async(wait_long)
     monkeypatch.setattr(ProcessSupervisor, "_send_task", raise_unexpected)
     check_broken(pool, pending, pool.apply_async(add, (1,)))
+
+
+@posix
+def test_task_handler_has_sent_a_part_of_a_message(pool, monkeypatch):
+    """The next message would be taken for the rest of this one."""
+    monkeypatch.setattr(task_pipe, "_wait_until_writable", raise_unexpected)
+    check_broken(pool, pool.apply_async(add, (bytes(10**6),)))
 
 
 def test_task_handler_of_a_pool_that_closes(pool, monkeypatch):

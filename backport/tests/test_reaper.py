@@ -5,7 +5,7 @@ import types
 
 import pytest
 from multiprocessing_initret._parent import reaper
-from multiprocessing_initret._shared.record import RUNNING, STARTING, Records
+from multiprocessing_initret._shared.record import READING, RUNNING, STARTING, Records
 
 SIZE = 4
 
@@ -15,6 +15,7 @@ class Worker:
 
     def __init__(self, record, generation, exitcode=None, start_method="spawn"):
         self.record = record
+        self.channel = types.SimpleNamespace(record=record)
         self.generation = generation
         self.exitcode = exitcode
         self.start_method = start_method
@@ -92,3 +93,13 @@ def test_workers_that_have_started_end_the_row(pool):
         assert not pool.lose_generation(exitcode=1, count=1, state=RUNNING)
     for _ in range(reaper._MAX_GENERATIONS - 1):
         assert not pool.lose_generation(exitcode=1)
+
+
+def test_states_include_workers_that_are_being_started(pool):
+    """Such a worker may hold the lock of the task pipe, which must not be released then."""
+    pool.start(RUNNING)
+    pool.reaper.starting += [pool.start(READING), pool.start()]
+    for worker in pool.reaper.starting:
+        pool.reaper.workers.remove(worker)
+    del worker.channel.record  # the last one has none yet
+    assert sorted(pool.reaper.states()) == [READING, RUNNING]

@@ -207,6 +207,8 @@ class ProcessSupervisor(Supervisor):
         try:
             is_sent = self._task_pipe.send(job, index, message)
         except BaseException as error:
+            if self._task_pipe.is_incomplete():
+                raise
             # The traceback would keep the message as long as the program keeps the exception.
             self._collector.fail(job, index, error.with_traceback(None))
         else:

@@ -44,8 +44,8 @@ _MAX_GENERATIONS = 3
 class Reaper:
     """Recovers what workers held when they exited, and counts those that exited too early.
 
-    It owns these counts, and the list of the workers that have been started and have not been
-    reaped.  The thread that calls :meth:`reap` holds the lock of the workforce: the worker handler
+    It owns these counts, and the lists of the workers that are being started, and that have been
+    started and have not been reaped.  The thread that calls :meth:`reap` holds the lock of the workforce: the worker handler
     or, in a closed pool, the task handler.  The thread that starts a worker reads the counts
     without the lock.  Any thread may call :meth:`ensure_exit`.
 
@@ -65,6 +65,8 @@ class Reaper:
         self._size = size
         #: the workers that have been started and have not been reaped
         self.workers: "List[WorkerProcess]" = []
+        #: the workers that are being started
+        self.starting: "List[WorkerProcess]" = []
         self._records = records
         self._tasks = tasks
         self._collector = collector
@@ -139,8 +141,13 @@ class Reaper:
         )
 
     def states(self) -> "List[int]":
-        """Return the states of the workers that have not been reaped."""
-        return [worker.record.state for worker in self.workers]
+        """Return the states of the workers that have not been reaped.
+
+        A worker that is being started may run already, and hold the lock of the task pipe.
+        """
+        # In this order, because a worker is added to the other list before it is removed from this.
+        workers = [*self.starting, *self.workers]
+        return [worker.record.state for worker in workers if hasattr(worker.channel, "record")]
 
     def ensure_exit(self, worker: "WorkerProcess") -> None:
         """Kill a worker that only seems to have exited.

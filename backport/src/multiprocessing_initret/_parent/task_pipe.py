@@ -97,6 +97,10 @@ class TaskPipe:
         self._in_flight[number] = _Sent(job, index, self._written, self._end, header_size)
         return number
 
+    def is_incomplete(self) -> bool:
+        """Return whether the last message is incomplete; the next would be taken for its rest."""
+        return self._end != self._written
+
     def pop(self, number: int) -> "Optional[Tuple[int, int]]":
         """Return the job and index of a message's task, and forget them; None if it has none."""
         sent = self._in_flight.pop(number, None)

@@ -66,7 +66,7 @@ class Workforce:
         #: the workers that have been started and have not been reaped
         self.workers = reaper.workers
         #: the workers that are being started
-        self.starting: "List[WorkerProcess]" = []
+        self.starting = reaper.starting
         self._tasks = tasks
         self._collector = collector
         self._log = log
