@@ -11,6 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, linux, posix, wait_until
+from multiprocessing_initret._parent.launcher import Launcher
+from multiprocessing_initret._parent.worker_process import WorkerProcess
+from multiprocessing_initret._parent.workforce import Workforce
 from pool_support import (
     add,
     check_pool,
@@ -97,20 +100,27 @@ def test_interrupt_before_a_worker_is_started(monkeypatch):
         check_pool(pool)
 
 
-def test_interrupt_after_a_worker_was_started(start_method, monkeypatch):
-    def add_and_interrupt(worker, is_constructing):
-        original(worker, is_constructing)
+@pytest.mark.parametrize(
+    "cls, name",
+    [(Launcher, "_start_process"), (WorkerProcess, "watch_process"), (Workforce, "add")],
+)
+def test_interrupt_after_a_worker_was_started(start_method, monkeypatch, cls, name):
+    """The worker receives tasks, so its results must be received, and it must be reaped."""
+    original = getattr(cls, name)
+
+    def call_and_interrupt(*args):
+        original(*args)
         raise KeyboardInterrupt
 
     with create_pool(start_method, 1) as pool:
         check_pool(pool)
         pool._processes = 2
         workforce = pool._repopulate_pool.__self__._workforce
-        original = workforce.add
         with monkeypatch.context() as patch:
-            patch.setattr(workforce, "add", add_and_interrupt)
+            patch.setattr(cls, name, call_and_interrupt)
             with pytest.raises(KeyboardInterrupt):
                 pool._repopulate_pool()
+        assert len(workforce.workers) == 2
         worker = workforce.workers[-1]
         worker.terminate()
         worker.process.join()

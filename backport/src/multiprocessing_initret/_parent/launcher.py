@@ -65,7 +65,7 @@ class Launcher:
         """
         channel = worker.channel
         worker.reader, channel.writer = self._pipe(duplex=False)
-        record, is_started = None, False
+        record = None
         try:
             record = channel.record = self._records.acquire()
             channel.defers_initializer = self._reaper.defers_initializer()
@@ -73,36 +73,37 @@ class Launcher:
             channel.parent_pid = os.getpid() if method in METHODS_OF_CHILDREN else None
             worker.generation = self._reaper.generation
             self._template.adopt(worker.process)
-            is_started = self._start_process(worker.process, method)
+            self._start_process(worker.process, method)
         finally:
             channel.writer.close()
-            if not is_started:
+            # Ctrl-C may have interrupted this thread after the process had started.
+            if worker.pid is None:
                 worker.reader.close()
                 if record is not None:
                     self._records.release(record)
-        if is_started:
-            worker.watch_process()
-        return is_started
+        if worker.pid is None:
+            return False
+        worker.watch_process()
+        return True
 
-    def _start_process(self, process: "Any", method: str) -> bool:
+    def _start_process(self, process: "Any", method: str) -> None:
         if method == "fork":
-            return self._fork(process)
+            self._fork(process)
+            return
         if method == "forkserver":
             _check_descriptors()
         process.start()
-        return True
 
-    def _fork(self, process: "Any") -> bool:
+    def _fork(self, process: "Any") -> None:
         # Deadlock: a thread may call terminate() while it imports a module.  The result handler
         # may wait for that import, with the lock held, and terminate() waits for this thread.
         while not self._unpickling_lock.acquire(True, _UNPICKLING_INTERVAL):
             if not self._standard.maintains_workers():
-                return False
+                return
         try:
             process.start()
         finally:
             self._unpickling_lock.release()
-        return True
 
     def failed_in_constructor(self, error: Exception) -> Exception:
         """Close the template, and return the exception that the constructor of the pool raises."""

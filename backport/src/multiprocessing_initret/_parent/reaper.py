@@ -45,9 +45,9 @@ class Reaper:
     """Recovers what workers held when they exited, and counts those that exited too early.
 
     It owns these counts, and the lists of the workers that are being started, and that have been
-    started and have not been reaped.  The thread that calls :meth:`reap` holds the lock of the workforce: the worker handler
-    or, in a closed pool, the task handler.  The thread that starts a worker reads the counts
-    without the lock.  Any thread may call :meth:`ensure_exit`.
+    started and have not been reaped.  The thread that calls :meth:`reap` holds the lock of the
+    workforce: the worker handler or, in a closed pool, the task handler.  The thread that starts a
+    worker reads the counts without the lock.  Any thread may call :meth:`ensure_exit`.
 
     :param size: returns how many workers the pool should have
     :param records: the records of the workers

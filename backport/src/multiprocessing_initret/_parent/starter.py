@@ -106,9 +106,8 @@ class Starter:
             with self._section, self._lock:
                 self._workforce.starting.append(worker)
                 try:
-                    if not self._launcher.launch(worker):
+                    if not self._launch(worker):
                         return False
-                    self._workforce.add(worker, self.is_constructing())
                 finally:
                     self._workforce.starting.remove(worker)
         except Exception as error:
@@ -118,6 +117,15 @@ class Starter:
             return False
         self._has_failed = False
         return True
+
+    def _launch(self, worker: "WorkerProcess") -> bool:
+        try:
+            return self._launcher.launch(worker)
+        finally:
+            # Also if Ctrl-C has interrupted launch() after the process had started: otherwise the
+            # worker would receive tasks, and its results would be lost.
+            if worker.pid is not None:
+                self._workforce.add(worker, self.is_constructing())
 
     def _handle_failed_start(self, error: Exception) -> None:
         """Log that a worker could not be started; break the pool if no worker is alive."""
