@@ -107,3 +107,10 @@ def test_forked_child(section):
     section.postpones(print)
     section.leave_in_child()
     assert not section.postpones(print) and not section.postponed
+
+
+def test_forked_child_leaves_the_section(section):
+    """A signal handler, or a __reduce__() method, may call os.fork() in the section."""
+    with section:
+        section.leave_in_child()
+    assert not section.is_entered()

@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT, posix
+from conftest import TIMEOUT, call_in_thread, posix
 from multiprocessing_initret import ThreadPool, WorkerLostError
 from multiprocessing_initret._parent import task_pipe
 from multiprocessing_initret._parent.collector import Collector
@@ -14,6 +14,7 @@ from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
 from multiprocessing_initret._parent.reaper import Reaper
 from multiprocessing_initret._parent.starter import Starter
+from multiprocessing_initret._parent.workforce import Workforce
 from pool_support import (
     KILL,
     FullLog,
@@ -24,6 +25,7 @@ from pool_support import (
     error_of,
     exit_at_three,
     wait_long,
+    write_pid_and_wait,
 )
 
 
@@ -119,6 +121,61 @@ def test_result_handler(pool, monkeypatch, name):
     end_pool(pool, "close")
     end_pool(pool, "terminate")
     assert not multiprocessing.active_children()
+
+
+def test_worker_that_cannot_be_terminated(pool, monkeypatch):
+    """The process has changed its user, so it must not send signals to the worker."""
+
+    def refuse(process):
+        raise PermissionError
+
+    pending = pool.apply_async(wait_long)
+    with monkeypatch.context() as patch:
+        patch.setattr(multiprocessing.process.BaseProcess, "terminate", refuse)
+        patch.setattr(Collector, "_deliver", raise_unexpected)
+        for result in pool.apply_async(add, (1,)), pending, pool.apply_async(add, (1,)):
+            assert type(error_of(result)) is WorkerLostError
+    assert pool._result_handler.is_alive()
+
+
+def test_pool_that_cannot_be_broken(pool, monkeypatch):
+    """The result handler ends, and the task handler fails the tasks in its place."""
+
+    def fail_to_break(*args):
+        raise OSError
+
+    pool._result_handler.name = "result handler"
+    with monkeypatch.context() as patch:
+        patch.setattr(Workforce, "break_pool", fail_to_break)
+        patch.setattr(Collector, "_deliver", raise_unexpected)
+        assert type(error_of(pool.apply_async(add, (1,)))) is WorkerLostError
+        pool._result_handler.join(TIMEOUT)
+    assert type(error_of(pool.apply_async(add, (1,)))) is WorkerLostError
+
+
+def test_iterator_fails_before_its_tasks_are_generated(pool, monkeypatch):
+    """The task handler sets its length afterwards, and must not make it wait for more items."""
+    generate = pool._guarded_task_generation
+
+    def fail_and_generate(*args):
+        pool._cache.fail_all(WorkerLostError("failed"))
+        return generate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "_guarded_task_generation", fail_and_generate)
+        iterator = pool.imap(add, [1, 2, 3])
+    check_pool(pool)
+    with pytest.raises(WorkerLostError):
+        iterator.next(TIMEOUT)
+    with pytest.raises(StopIteration):
+        iterator.next(TIMEOUT)
+
+
+def test_result_handler_counts_a_chunk_while_a_map_fails(pool, tmp_path):
+    result = pool.map_async(write_pid_and_wait, [str(tmp_path / "inside")])
+    result._number_left -= 1  # the result handler has not compared it with 0 yet
+    call_in_thread(pool._cache.cancel_all, WorkerLostError("failed"), False)
+    assert type(error_of(result)) is WorkerLostError
 
 
 def test_task_is_sent_just_before_the_result_handler_ends(pool, monkeypatch):

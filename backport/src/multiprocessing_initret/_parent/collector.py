@@ -77,7 +77,7 @@ class Collector:
         self._log = log
         self._on_failure = on_failure
         self._check_workers = check_workers
-        # When to do so, in seconds of time.monotonic(); None if that is not necessary.
+        # Time of the next check, in seconds of time.monotonic(); None if none is necessary.
         self._next_check: "Optional[float]" = None
         # One queue for all calls: a worker may start and exit while the result handler is busy,
         # and must be added before it is removed.
@@ -123,7 +123,10 @@ class Collector:
         return False
 
     def _time_until_check(self, next_check: float) -> float:
-        """Let the worker handler look for exited workers every second, between results, too."""
+        """Wake the worker handler if a check is due, and return the seconds until the next one.
+
+        Results that arrive all the time must not delay the check.
+        """
         now = time.monotonic()
         if now >= next_check:
             self._next_check = next_check = now + _CHECK_INTERVAL
@@ -162,13 +165,14 @@ class Collector:
         self._ready.append((*task, result))
 
     def _handle_failure(self, error: BaseException) -> None:
-        if self._has_failed:
-            self.has_ended = True
-            # Race: tasks may have been sent since the first failure.
-            self._on_failure(error)
-            raise EOFError("the result handler cannot continue") from error
-        self._has_failed = True
+        is_first, self._has_failed = not self._has_failed, True
+        # Until on_failure() has returned: an exception would end this thread, too.
+        self.has_ended = True
+        # Race: tasks may have been sent since the first failure.
         self._on_failure(error)
+        if not is_first:
+            raise EOFError("the result handler cannot continue") from error
+        self.has_ended = False
 
     # -- In any thread ------------------------------------------------------------------------
 

@@ -31,8 +31,8 @@ class CriticalSection:
     It locks nothing.
 
     Each pool has one instance.  A thread that has entered the section of one pool with a ``with``
-    statement is in the sections of all pools, because the termination of another pool may wait for
-    the fork server, which waits for the rest of the request of a thread that starts a worker.
+    statement is in the sections of all pools.  The termination of another pool may wait for the
+    fork server, and the fork server may wait for the rest of a request that this thread is sending.
     """
 
     #: Identifier of a thread that is in the section without a ``with`` statement, which would
@@ -51,7 +51,9 @@ class CriticalSection:
         self._frames.append(sys._getframe(1))
 
     def __exit__(self, *_: "Any") -> None:
-        self._frames.remove(sys._getframe(1))
+        frame = sys._getframe(1)
+        if frame in self._frames:  # not in a child that was forked in the section
+            self._frames.remove(frame)
         if self.postponed:
             self.run_postponed()
 

@@ -96,7 +96,8 @@ class Launcher:
 
     def _fork(self, process: "Any") -> None:
         # Deadlock: a thread may call terminate() while it imports a module.  The result handler
-        # may wait for that import, with the lock held, and terminate() waits for this thread.
+        # may wait for that import, with the lock held, and terminate() waits for this thread.  So
+        # do not wait for the lock after the pool has been terminated.
         while not self._unpickling_lock.acquire(True, _UNPICKLING_INTERVAL):
             if not self._standard.maintains_workers():
                 return

@@ -7,7 +7,7 @@ import sys
 import time
 
 from .._shared.errors import WorkerLostError
-from .standard_pool import is_iterator, silence_waiting_threads
+from .standard_pool import expect_one_chunk, is_iterator, keep_length, silence_waiting_threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def pending_results_class(cache_class: "Any") -> "Any":
         """Maps job numbers to results, as ``Pool._cache`` does.
 
         Callers add results, and the result handler completes and removes them.  The thread that
-        terminates the pool fails the rest; if the result handler has failed, it does so itself,
-        and after it has ended, the task handler.  The operations of a dict are atomic, and need
-        no lock.
+        terminates the pool fails the rest.  If the result handler has failed, it fails them
+        itself; after it has ended, the task handler does.  The methods of a dict are atomic, and
+        need no lock.
 
         :param is_running: returns whether the pool accepts new tasks
         """
@@ -64,6 +64,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
                 callback = getattr(result, name, None)
                 if callback is not None:
                     setattr(result, name, functools.partial(self._run_callback, job, callback))
+            keep_length(result, self, job)
             super().__setitem__(job, result)
             # Race: another thread may have closed the pool after apply_async() checked that
             # it was running.  The closing pool only waits for results added before that.
@@ -73,7 +74,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
 
         def __delitem__(self, job: int) -> None:
             # Race: fail_all() may have removed the job before the result handler does.
-            if job in self:
+            with contextlib.suppress(KeyError):
                 super().__delitem__(job)
 
         def _run_callback(
@@ -129,6 +130,8 @@ def pending_results_class(cache_class: "Any") -> "Any":
             deadline = time.monotonic() + _CONSTRUCTION_TIMEOUT
             while job in self:
                 try:
+                    # Race: the result handler may be counting a chunk at the same time.
+                    expect_one_chunk(result)
                     result._set(0, (False, error))
                 except AttributeError:
                     # Race: another thread is still constructing the result.  If that thread

@@ -117,14 +117,15 @@ class ProcessSupervisor(Supervisor):
         self._task_pipe.close_in_child()
         if self._workforce is not None:
             self._workforce.close_in_child()
+            self._template.close_in_child()
 
     # -- Callers ---------------------------------------------------------------------------
 
     def _repopulate_pool(self) -> None:
         """Add workers.
 
-        The constructor calls this, programs that have changed the number of workers, and before
-        Python 3.8 the worker handler.
+        This is called by the constructor, by programs that have changed the number of workers, and
+        before Python 3.8 by the worker handler.
         """
         self._standard.original("_repopulate_pool")()
         if not self._starter.is_constructing():
@@ -188,7 +189,7 @@ class ProcessSupervisor(Supervisor):
                 self._send_task(*task)
         except BaseException as error:
             # The task handler would set an Exception as the task's result, at the same time as the
-            # result handler may.  Any other exception would end it.
+            # result handler may.  Any other exception would end the task handler.
             self._workforce.break_pool(f"{describe(error)} in the task handler", error)
             if task is not None:
                 self._collector.fail(task[0], task[1], self._workforce.broken_error())
@@ -249,12 +250,13 @@ class ProcessSupervisor(Supervisor):
         super()._release(named_args)
         if not named_args.result_handler.is_alive():
             # Close the pipes now, not when the garbage collector runs.
-            self._collector.close()
             self._workforce.workers.clear()
+            self._collector.close()
 
 
-# Not register_after_fork() of multiprocessing.util: a child of os.fork() would keep the pipes open.
-# If the parent was then killed, workers would not see the end of the task pipe.
+# The supervisors of this process, whose pipes are closed in each forked child.  Otherwise the
+# workers would not see the end of the task pipe if the parent was killed.  register_after_fork() of
+# multiprocessing.util does not cover the children of os.fork().
 _supervisors: "Any" = weakref.WeakSet()
 
 

@@ -36,8 +36,8 @@ _MAX_KILLED_AT_START = 100
 # The pool breaks when so many workers in a row have failed to start that they would fill the pool,
 # and when they belong to at least this many generations.  A generation is the replacements for the
 # workers of the one before: if all workers of a pool of four fail, usually the ninth breaks the
-# pool.  A failure may be an interrupt: an interpreter that Ctrl-C
-# interrupts while it starts exits with code 1, or is killed by SIGINT.
+# pool.  A failure may be an interrupt: an interpreter that Ctrl-C interrupts while it starts exits
+# with code 1, or is killed by SIGINT.
 _MAX_GENERATIONS = 3
 
 

@@ -348,6 +348,12 @@ def chunks_pending(result: "Any") -> int:
     return getattr(result, "_number_left", 0)
 
 
+def expect_one_chunk(result: "Any") -> None:
+    """Let the next chunk complete a ``map()``, whatever else it waits for."""
+    if hasattr(result, "_number_left"):
+        result._number_left = 1
+
+
 def is_iterator(result: "Any") -> bool:
     """Return whether a result is the iterator of an ``imap()``."""
     return hasattr(result, "_set_length")

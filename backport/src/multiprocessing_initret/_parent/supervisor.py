@@ -156,7 +156,6 @@ class Supervisor:
         """Return the tasks of a call, in the calling thread; the task handler consumes them."""
         result = self._results.get(job)
         func = self._standard.function_to_send(func)
-        standard_pool.keep_length(result, self._results, job)
         tasks = self._iterate(job, func, iterable, standard_pool.chunks_pending(result))
         if semaphore is None:
             return tasks

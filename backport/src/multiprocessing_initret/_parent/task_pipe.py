@@ -121,7 +121,8 @@ class TaskPipe:
         """Release the lock if a dead worker holds it, and remove the rest of its message.
 
         :param record: record of the dead worker, in state WAITING, READING or HOLDING
-        :param states: function that returns the states of the other workers
+        :param states: function that returns the states of the other workers, including those that
+            are being started
         :returns: whether the worker had received a message, at least in part
         """
         state, number = record.read()
@@ -201,11 +202,12 @@ class TaskPipe:
             self._is_stopping = self._is_closed = True
 
     def close_in_child(self) -> None:
-        """Close the writing end in a forked child, such as a worker of another pool.
+        """Close the writing end in a forked child: in a worker, or in a child of ``os.fork()``.
 
         Otherwise the workers would not reach the end of the pipe after the parent has exited.
         """
-        self._writer.close()
+        with contextlib.suppress(OSError):  # race: another thread may just have closed it
+            self._writer.close()
 
     def drain(self) -> None:
         """Remove everything from the pipe, after the workers have exited."""
@@ -334,7 +336,7 @@ class WindowsTaskPipe(TaskPipe):
             if self._is_stopping:
                 return False
             self._operation = self._write(job, index, message)
-        # The message is in the pipe even if the pipe is full.  Wait until a worker has read it.
+        # The message is in the pipe even if the pipe is full.  Wait until there is room for it.
         try:
             self._operation.GetOverlappedResult(True)
         finally:

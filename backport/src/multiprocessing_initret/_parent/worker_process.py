@@ -79,7 +79,7 @@ class WorkerProcess:
     :param channel: the argument of the process that is completed when the process is started
     """
 
-    #: the end of the result pipe that the parent reads from; None until the process is started
+    #: the end of the result pipe that the parent reads from; None until the pipe is created
     reader: "Any" = None
 
     def __init__(

@@ -1,5 +1,6 @@
 """The worker processes of a pool: add and reap them, and terminate them when the pool ends."""
 
+import contextlib
 import os
 import threading
 import time
@@ -84,8 +85,10 @@ class Workforce:
         only if no process has the parent's end of its pipe open.
         """
         for worker in [*self.workers, *self.starting]:
-            if worker.reader is not None:  # race: another thread may be about to create the pipe
-                worker.reader.close()
+            # Race: another thread may be about to create the pipe, or may just have closed it.
+            if worker.reader is not None:
+                with contextlib.suppress(OSError):
+                    worker.reader.close()
 
     # -- Add, in the worker handler -------------------------------------------------------
 
@@ -139,15 +142,17 @@ class Workforce:
             return
         self._cause = cause
         self.broken = "the pool is broken: " + reason
-        self._tasks.stop_workers(self._records)
+        with contextlib.suppress(OSError):  # the program has closed the descriptor
+            self._tasks.stop_workers(self._records)
         self._collector.fail_all(self.broken_error())
         self._log(self.broken)
         for worker in list(self.workers):
-            worker.terminate()
+            with contextlib.suppress(PermissionError):  # it belongs to another user now
+                worker.terminate()
         self._tasks.close()
         if os.name != "posix":
-            # unblock_sender() reads from the task pipe without holding its lock, so no worker
-            # may read at the same time.  A worker cannot ignore terminate() on Windows.
+            # unblock_sender() reads from the task pipe without the lock of the workers, so no
+            # worker may read at the same time.  None can ignore terminate() on Windows.
             for worker in list(self.workers):
                 worker.process.join()
         self._tasks.unblock_sender()
