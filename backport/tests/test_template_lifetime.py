@@ -99,6 +99,19 @@ def test_child_of_a_worker_is_not_waited_for(any_size, end):
     os.kill(child, signal.SIGKILL)
 
 
+@linux
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="nothing runs in the child")
+def test_child_of_the_parent_does_not_keep_the_template(any_size):
+    """The template exits when no process has the other end of its pipe open."""
+    with pool_of({"key": 1}, initializer=with_parent) as pool:
+        running_template(pool)
+        template = pool._repopulate_pool.__self__._template
+        child = os.fork()
+        if not child:
+            os._exit(0 if template._alive.closed else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
 # The fork server imports this module, which kills the first template just before it sends the
 # pid of its first worker.
 KILLED = """
