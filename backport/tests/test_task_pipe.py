@@ -1,5 +1,6 @@
 """The task pipe, and its recovery after a worker has died at any step."""
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -424,3 +425,24 @@ def test_pool_ends_in_a_thread_that_is_sending(make_parent, monkeypatch):
     thread = parent.send(1)
     thread.join(TIMEOUT)
     assert is_mutex_free == [True] and not thread.is_alive()
+
+
+def test_two_threads_empty_the_pipe(make_parent, monkeypatch):
+    """One of them must not wait for a message that the other has removed."""
+    parent = make_parent()
+    parent.send(1).join(TIMEOUT)
+    pipe, poll, barrier = parent.pipe, parent.queue._reader.poll, threading.Barrier(2)
+
+    def poll_together():
+        is_ready = poll()
+        with contextlib.suppress(threading.BrokenBarrierError):
+            barrier.wait(0.1)
+        return is_ready
+
+    monkeypatch.setattr(parent.queue._reader, "poll", poll_together)
+    threads = [threading.Thread(target=pipe.drain, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert not any(thread.is_alive() for thread in threads)

@@ -211,8 +211,10 @@ class TaskPipe:
 
     def drain(self) -> None:
         """Remove everything from the pipe, after the workers have exited."""
-        while self._reader.poll():
-            self._remove_some()
+        # Two threads may do so, one that breaks the pool and one that terminates it.
+        with self._section, self._mutex:
+            while self._reader.poll():
+                self._remove_some()
 
     def _remove_some(self) -> None:
         raise NotImplementedError
@@ -365,8 +367,8 @@ class WindowsTaskPipe(TaskPipe):
 
     def unblock_sender(self) -> None:
         while self._operation is not None:
-            if self._reader.poll(0.01):
-                self._remove_some()
+            self.drain()
+            time.sleep(0.001)
 
     def _unread(self) -> int:
         return _winapi.PeekNamedPipe(self._reader.fileno())[0]  # type: ignore[attr-defined,unused-ignore,no-any-return]
