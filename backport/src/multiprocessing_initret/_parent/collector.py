@@ -217,7 +217,6 @@ class Collector:
         """Close the result pipes and drop references, after the result handler has ended."""
         self._calls.clear()
         self._ready.clear()
-        self._on_failure = _ignore
         self._pipes.close()
 
     # -- The posted calls, in the result handler thread -----------------------------------------
@@ -268,7 +267,3 @@ def _unpickling_error(
     if traceback:
         error.__cause__ = pool_module.RemoteTraceback(traceback)
     return error
-
-
-def _ignore(error: BaseException) -> None:
-    pass
