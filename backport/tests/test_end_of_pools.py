@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import queue
 import signal
+from multiprocessing.connection import Connection
 
 import multiprocessing_initret
 import pytest
@@ -200,3 +201,33 @@ def test_pool_in_a_forked_child(pool, by):
     else:
         os.waitpid(pid, 0)
     check_pool(pool)
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="nothing runs in the child")
+def test_another_thread_forks_while_pipes_are_closed(start_method, monkeypatch):
+    """The child must not close a file that has been opened with the number of a closed pipe."""
+    close, parent = Connection._close, os.getpid()
+    devnull, is_open = os.open(os.devnull, os.O_RDONLY), []
+
+    def close_and_fork(connection):
+        fd = connection._handle
+        close(connection)
+        if os.getpid() != parent:
+            return
+        os.dup2(devnull, fd)
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(OSError):
+                os.fstat(fd)
+                os._exit(0)
+            os._exit(1)
+        is_open.append(os.waitpid(child, 0)[1] == 0)
+        os.close(fd)
+
+    with create_pool(start_method) as pool:
+        check_pool(pool)
+        monkeypatch.setattr(Connection, "_close", close_and_fork)
+    monkeypatch.undo()
+    os.close(devnull)
+    assert len(is_open) >= 2 and all(is_open)

@@ -78,7 +78,7 @@ class Launcher:
             channel.writer.close()
             # Ctrl-C may have interrupted this thread after the process had started.
             if worker.pid is None:
-                worker.reader.close()
+                worker.close_reader()
                 if record is not None:
                     self._records.release(record)
         if worker.pid is None:

@@ -206,7 +206,7 @@ class TaskPipe:
 
         Otherwise the workers would not reach the end of the pipe after the parent has exited.
         """
-        with contextlib.suppress(OSError):  # race: another thread may just have closed it
+        with contextlib.suppress(OSError):  # the program has closed the descriptor
             self._writer.close()
 
     def drain(self) -> None:

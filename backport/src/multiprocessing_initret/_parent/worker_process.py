@@ -160,6 +160,13 @@ class WorkerProcess:
         if reap is not None and self.exitcode is not None:
             reap()
 
+    def close_reader(self) -> None:
+        """Close the parent's end of the result pipe."""
+        # Race: in a child that another thread forks meanwhile, Workforce.close_in_child() must not
+        # close it again.  Its number may belong to another file already.
+        reader, self.reader = self.reader, None
+        reader.close()
+
     @property
     def start_method(self) -> str:
         """The method that the process was started with."""

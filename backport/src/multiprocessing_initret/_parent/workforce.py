@@ -85,9 +85,8 @@ class Workforce:
         only if no process has the parent's end of its pipe open.
         """
         for worker in [*self.workers, *self.starting]:
-            # Race: another thread may be about to create the pipe, or may just have closed it.
-            if worker.reader is not None:
-                with contextlib.suppress(OSError):
+            if worker.reader is not None:  # race: another thread may be about to create the pipe
+                with contextlib.suppress(OSError):  # the program has closed the descriptor
                     worker.reader.close()
 
     # -- Add, in the worker handler -------------------------------------------------------
