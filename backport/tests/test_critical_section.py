@@ -73,14 +73,15 @@ def test_other_thread(section):
     assert calls == [2, 1]
 
 
-def test_without_a_with_statement(section):
+@pytest.mark.parametrize("name", ["sender", "receiver"])
+def test_without_a_with_statement(section, name):
     calls = []
-    section.thread = threading.get_ident()
+    setattr(section, name, threading.get_ident())
     assert section.postpones(calls.append, 1)
     assert not call_in_thread(lambda: section.postpones(print))
     section.run_postponed()
     assert calls == []
-    section.thread = None
+    setattr(section, name, None)
     section.run_postponed()
     assert calls == [1] and not section.postponed
 

@@ -152,14 +152,14 @@ class Collector:
         # Postpone termination by the garbage collector while the lock is held: terminate() would
         # wait for the worker handler, which may be waiting for the lock.
         section = self._section
-        section.thread = threading.get_ident()
+        section.receiver = threading.get_ident()
         try:
             with self.unpickling_lock:
                 result = self._loads(message[RESULT_HEADER.size :])  # ignores the description
         except BaseException as error:
             result = False, _unpickling_error(self._module, error, message, description_size)
         finally:
-            section.thread = None
+            section.receiver = None
         if section.postponed:
             section.run_postponed()
         self._ready.append((*task, result))

@@ -35,10 +35,11 @@ class CriticalSection:
     fork server, and the fork server may wait for the rest of a request that this thread is sending.
     """
 
-    #: Identifier of a thread that is in the section without a ``with`` statement, which would
-    #: take 0.4 microseconds.  The result handler sets it for each result, and then calls
-    #: :meth:`run_postponed` if something is :attr:`postponed`.
-    thread: "Optional[int]" = None
+    #: Identifier of the task handler while it begins to send a message, and of the result handler
+    #: while it unpickles a result.  A ``with`` statement would take 0.4 microseconds.  Afterwards
+    #: they call :meth:`run_postponed` if something is :attr:`postponed`.
+    sender: "Optional[int]" = None
+    receiver: "Optional[int]" = None
 
     # The frames of the `with` statements.  A thread identifier would not do: Ctrl-C may prevent the
     # call of __exit__(), and every later terminate() would then be postponed.
@@ -59,7 +60,7 @@ class CriticalSection:
 
     def is_entered(self) -> bool:
         """Return whether this thread is in the section."""
-        if threading.get_ident() == self.thread:
+        if threading.get_ident() in (self.sender, self.receiver):
             return True
         frame: "Optional[FrameType]" = sys._getframe(1)
         while frame is not None and frame not in self._frames:
@@ -69,6 +70,7 @@ class CriticalSection:
     def leave_in_child(self) -> None:
         """Forget the threads of the parent, in a process that was forked from it."""
         self._frames.clear()
+        self.sender = self.receiver = None
         self.postponed.clear()
 
     def postpones(self, function: "Callable[..., None]", *args: "Any") -> bool:

@@ -89,6 +89,26 @@ class TaskPipe:
         :param index: of the task in the job
         :param message: the pickled task
         """
+        section = self._section
+        section.sender = threading.get_ident()  # faster than a `with` statement
+        try:
+            with self._mutex:
+                if self._is_stopping:
+                    return False
+                rest = self._begin(job, index, message)
+        finally:
+            section.sender = None
+            if section.postponed:
+                section.run_postponed()
+        self._finish(rest)
+        return True
+
+    def _begin(self, job: "Any", index: int, message: "Any") -> "Any":
+        """Begin to write a message, without blocking, and return what :meth:`_finish` needs."""
+        raise NotImplementedError
+
+    def _finish(self, rest: "Any") -> None:
+        """Write the rest of a message."""
         raise NotImplementedError
 
     def _register(self, job: "Any", index: int, size: int, header_size: int) -> int:
@@ -235,24 +255,27 @@ class PosixTaskPipe(TaskPipe):
         self._writer_fd = self._writer.fileno()
         os.set_blocking(self._writer_fd, False)
 
-    def send(self, job: "Any", index: int, message: "Any") -> bool:
+    def _begin(self, job: "Any", index: int, message: "Any") -> "Any":
         size = len(message)
         head = header(size)
         is_large = size >= _LARGE
         data = head if is_large else head + message
-        with self._section, self._mutex:
-            if self._is_stopping:
-                return False
-            number = self._register(job, index, len(head) + size, len(head))
-            written = self._write_some(data)
+        number = self._register(job, index, len(head) + size, len(head))
+        written = self._write_some(data)
+        parts = []
         if written < len(data):
-            self._write(number, memoryview(data)[written:])
+            parts.append(memoryview(data)[written:])
         if is_large:
-            self._write(number, memoryview(message))
+            parts.append(memoryview(message))
+        return number, parts
+
+    def _finish(self, rest: "Any") -> None:
+        number, parts = rest
+        for part in parts:
+            self._write(number, part)
         if self._is_stopping:
             # stop_workers() could not write the sentinel while this message was incomplete.
             self._write_sentinel()
-        return True
 
     def _write(self, number: int, view: memoryview) -> None:
         """Write the rest of a message, unless it is removed or the pipe is closed meanwhile."""
@@ -333,17 +356,15 @@ class WindowsTaskPipe(TaskPipe):
         super().__init__(queue, section)
         self._operation: "Any" = None  # the write that send() waits for
 
-    def send(self, job: "Any", index: int, message: "Any") -> bool:
-        with self._section, self._mutex:
-            if self._is_stopping:
-                return False
-            self._operation = self._write(job, index, message)
+    def _begin(self, job: "Any", index: int, message: "Any") -> "Any":
+        self._operation = self._write(job, index, message)
+
+    def _finish(self, rest: "Any") -> None:
         # The message is in the pipe even if the pipe is full.  Wait until there is room for it.
         try:
             self._operation.GetOverlappedResult(True)
         finally:
             self._operation = None
-        return True
 
     def _write(self, job: "Any", index: int, message: "Any") -> "Any":
         """Start to write a message, and return the overlapped operation."""
