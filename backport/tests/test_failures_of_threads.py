@@ -123,6 +123,7 @@ def test_result_handler(pool, monkeypatch, name):
     assert not multiprocessing.active_children()
 
 
+@posix
 def test_worker_that_cannot_be_terminated(pool, monkeypatch):
     """The process has changed its user, so it must not send signals to the worker."""
 

@@ -165,14 +165,15 @@ class Collector:
         self._ready.append((*task, result))
 
     def _handle_failure(self, error: BaseException) -> None:
-        is_first, self._has_failed = not self._has_failed, True
-        # Until on_failure() has returned: an exception would end this thread, too.
-        self.has_ended = True
-        # Race: tasks may have been sent since the first failure.
-        self._on_failure(error)
-        if not is_first:
+        # Race: tasks may be sent between the first failure and the second.
+        self.has_ended, self._has_failed = self._has_failed, True
+        try:
+            self._on_failure(error)
+        except BaseException:
+            self.has_ended = True
+            raise
+        if self.has_ended:
             raise EOFError("the result handler cannot continue") from error
-        self.has_ended = False
 
     # -- In any thread ------------------------------------------------------------------------
 
