@@ -1,5 +1,6 @@
 """Critical sections, in which the garbage collector must not terminate the pool."""
 
+import sys
 import threading
 
 import pytest
@@ -115,3 +116,26 @@ def test_forked_child_leaves_the_section(section):
     with section:
         section.leave_in_child()
     assert not section.is_entered()
+
+
+def test_function_enters_the_section(section):
+    """When it leaves it, it makes the other calls."""
+    calls = []
+
+    def enter_and_leave():
+        with section:
+            calls.append(1)
+
+    with section:
+        section.postpones(enter_and_leave)
+        section.postpones(calls.append, 2)
+    assert calls == [1, 2] and not section.postponed
+
+
+def test_function_raises_an_exception(section, monkeypatch):
+    """It is reported, and the thread continues: the garbage collector has called terminate()."""
+    reported = []
+    monkeypatch.setattr(sys, "excepthook", lambda cls, error, traceback: reported.append(cls))
+    with section:
+        section.postpones(int, "no number")
+    assert reported == [ValueError]

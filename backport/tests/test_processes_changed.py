@@ -15,6 +15,7 @@ from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.worker_process import WorkerProcess
 from multiprocessing_initret._parent.workforce import Workforce
 from pool_support import (
+    KILL,
     add,
     check_pool,
     create_pool,
@@ -126,6 +127,27 @@ def test_interrupt_after_a_worker_was_started(start_method, monkeypatch, cls, na
         worker.process.join()
         workforce.reap()
         check_pool(pool)
+
+
+@posix
+def test_exception_after_a_worker_was_started(start_method, monkeypatch):
+    """The worker handler does not start it again."""
+    workers = []
+
+    def fail(worker):
+        workers.append(worker)
+        raise OSError
+
+    with create_pool(start_method, 1) as pool:
+        check_pool(pool)
+        lost = pool._pool[0].pid
+        with monkeypatch.context() as patch:
+            patch.setattr(WorkerProcess, "watch_process", fail)
+            os.kill(lost, KILL)
+            wait_until(lambda: workers)
+            assert pool.apply_async(get_pid, (1,)).get(TIMEOUT) != lost
+            check_pool(pool)
+        assert pool._pool == workers == pool._repopulate_pool.__self__._workforce.workers
 
 
 def test_two_threads_start_workers(monkeypatch):

@@ -52,7 +52,7 @@ class Collector:
     #: the pool sets this.
     is_stopped = False
 
-    #: Whether the result handler has ended after a second failure, and delivers nothing more.
+    #: Whether the result handler has ended after a failure, and delivers nothing more.
     has_ended = False
 
     def __init__(

@@ -1,5 +1,6 @@
 """Sections of code in which the garbage collector must not terminate the pool."""
 
+import contextlib
 import sys
 import threading
 
@@ -89,7 +90,13 @@ class CriticalSection:
             return
         thread = threading.get_ident()
         for call in list(self.postponed):
-            if call[0] == thread:
+            # A function may enter the section, and make the other calls when it leaves it.
+            if call[0] == thread and call in self.postponed:
                 self.postponed.remove(call)
                 _, function, args = call
-                function(*args)
+                try:
+                    function(*args)
+                except Exception:
+                    # What this thread does has nothing to do with the pool that was garbage.
+                    with contextlib.suppress(BaseException):
+                        sys.excepthook(*sys.exc_info())

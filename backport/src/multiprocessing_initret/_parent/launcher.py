@@ -80,6 +80,7 @@ class Launcher:
             if worker.pid is None:
                 worker.close_reader()
                 if record is not None:
+                    del channel.record
                     self._records.release(record)
         if worker.pid is None:
             return False

@@ -114,7 +114,7 @@ class Starter:
             if not self._standard.is_worker_handler():
                 raise
             self._handle_failed_start(error)
-            return False
+            return worker.pid is not None  # an exception may have been raised after the start
         self._has_failed = False
         return True
 
