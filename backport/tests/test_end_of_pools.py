@@ -5,14 +5,15 @@ import multiprocessing
 import os
 import queue
 import signal
-from multiprocessing.connection import Connection
+import types
 
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, call_in_thread, join_in_time, linux, posix, wait_until
 from multiprocessing_initret._parent import supervisor, workforce
+from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.reaper import Reaper
-from multiprocessing_initret._parent.worker_process import UNKNOWN_EXITCODE
+from multiprocessing_initret._parent.worker_process import UNKNOWN_EXITCODE, WorkerProcess
 from multiprocessing_initret._shared.record import RUNNING
 from pool_support import (
     FORK_SERVER_REPORTS_SIGNALS,
@@ -203,31 +204,27 @@ def test_pool_in_a_forked_child(pool, by):
     check_pool(pool)
 
 
-@posix
-@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="nothing runs in the child")
-def test_another_thread_forks_while_pipes_are_closed(start_method, monkeypatch):
-    """The child must not close a file that has been opened with the number of a closed pipe."""
-    close, parent = Connection._close, os.getpid()
-    devnull, is_open = os.open(os.devnull, os.O_RDONLY), []
+# In a child that another thread forks, the pipes of these workers are closed.  If a pipe has just
+# been closed in the parent, its number may belong to another file there.
 
-    def close_and_fork(connection):
-        fd = connection._handle
-        close(connection)
-        if os.getpid() != parent:
-            return
-        os.dup2(devnull, fd)
-        child = os.fork()
-        if not child:
-            with contextlib.suppress(OSError):
-                os.fstat(fd)
-                os._exit(0)
-            os._exit(1)
-        is_open.append(os.waitpid(child, 0)[1] == 0)
-        os.close(fd)
+
+def test_pipes_are_closed_when_the_pool_has_no_workers(start_method, monkeypatch):
+    close, workers = Collector.close, []
+
+    def note_and_close(collector):
+        workers.append(list(workforce.workers))
+        close(collector)
 
     with create_pool(start_method) as pool:
         check_pool(pool)
-        monkeypatch.setattr(Connection, "_close", close_and_fork)
-    monkeypatch.undo()
-    os.close(devnull)
-    assert len(is_open) >= 2 and all(is_open)
+        workforce = pool._repopulate_pool.__self__._workforce
+        monkeypatch.setattr(Collector, "close", note_and_close)
+    assert workers == [[]]
+
+
+def test_pipe_of_a_worker_that_is_not_started_is_closed_when_it_is_not_known():
+    readers = []
+    worker = types.SimpleNamespace()
+    worker.reader = types.SimpleNamespace(close=lambda: readers.append(worker.reader))
+    WorkerProcess.close_reader(worker)
+    assert readers == [None]

@@ -95,7 +95,9 @@ def test_task_handler(pool, monkeypatch):
 def test_task_handler_has_sent_a_part_of_a_message(pool, monkeypatch):
     """The next message would be taken for the rest of this one."""
     monkeypatch.setattr(task_pipe, "_wait_until_writable", raise_unexpected)
-    check_broken(pool, pool.apply_async(add, (bytes(10**6),)))
+    # Both workers are busy, and the pipe has no room for the whole message.
+    pending = [pool.apply_async(wait_long) for _ in range(2)]
+    check_broken(pool, *pending, pool.apply_async(add, (bytes(10**6),)))
 
 
 def test_task_handler_of_a_pool_that_closes(pool, monkeypatch):
