@@ -147,7 +147,9 @@ def test_exception_after_a_worker_was_started(start_method, monkeypatch):
             wait_until(lambda: workers)
             assert pool.apply_async(get_pid, (1,)).get(TIMEOUT) != lost
             check_pool(pool)
-        assert pool._pool == workers == pool._repopulate_pool.__self__._workforce.workers
+        workforce = pool._repopulate_pool.__self__._workforce
+        wait_until(lambda: pool._pool == workforce.workers == workers)
+        assert len(workers) == 1
 
 
 def test_two_threads_start_workers(monkeypatch):
