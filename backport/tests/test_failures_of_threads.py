@@ -147,7 +147,6 @@ def test_pool_that_cannot_be_broken(pool, monkeypatch):
     def fail_to_break(*args):
         raise OSError
 
-    pool._result_handler.name = "result handler"
     with monkeypatch.context() as patch:
         patch.setattr(Workforce, "break_pool", fail_to_break)
         patch.setattr(Collector, "_deliver", raise_unexpected)

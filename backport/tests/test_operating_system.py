@@ -73,11 +73,10 @@ def test_message_that_could_not_be_sent_is_released(make_pool, monkeypatch):
         messages.append(weakref.ref(message))
         raise MemoryError
 
-    kind = task_pipe.WindowsTaskPipe if WINDOWS else task_pipe.PosixTaskPipe
     pool = make_pool(1)
     check_pool(pool)
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "send", fail)
+        patch.setattr(task_pipe.TaskPipe, "send", fail)
         error = result_or_exception(pool.apply_async(add, (1,)))
     check_pool(pool)  # the task handler does not refer to the message any more
     assert isinstance(error, MemoryError)

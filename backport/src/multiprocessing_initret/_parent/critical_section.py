@@ -1,8 +1,9 @@
 """Sections of code in which the garbage collector must not terminate the pool."""
 
-import contextlib
 import sys
 import threading
+
+from .._shared.errors import report_exception
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,5 +99,4 @@ class CriticalSection:
                     function(*args)
                 except Exception:
                     # What this thread does has nothing to do with the pool that was garbage.
-                    with contextlib.suppress(BaseException):
-                        sys.excepthook(*sys.exc_info())
+                    report_exception()

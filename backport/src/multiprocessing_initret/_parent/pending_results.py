@@ -3,10 +3,9 @@
 import contextlib
 import functools
 import os
-import sys
 import time
 
-from .._shared.errors import WorkerLostError
+from .._shared.errors import WorkerLostError, report_exception
 from .standard_pool import expect_one_chunk, is_iterator, keep_length, silence_waiting_threads
 
 TYPE_CHECKING = False
@@ -85,9 +84,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
             try:
                 callback(value)
             except BaseException:
-                # sys.excepthook may be the user's own, and may raise too.
-                with contextlib.suppress(BaseException):
-                    sys.excepthook(*sys.exc_info())
+                report_exception()
             finally:
                 self._in_callback.remove(job)
 

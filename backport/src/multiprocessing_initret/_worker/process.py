@@ -68,7 +68,7 @@ def _parent_watch(package: str, reader: "Any", parent_pid: "Optional[int]") -> "
 
     def is_alive() -> bool:
         # Under a fork server, getppid() does not change when the owner of the pool exits.  Under
-        # fork, a child of the owner may have kept the other end of the pipe (Python 3.6).
+        # fork, a child of the owner may have kept the other end (on Python 3.6, for example).
         return os.getppid() == ppid and not _is_hung_up(reader)
 
     return is_alive
