@@ -309,23 +309,6 @@ def test_lock(parts):
     assert not parts.collector.unpickling_lock.locked()
 
 
-def test_pool_ends_meanwhile(parts):
-    """terminate(), called by the garbage collector, waits for a thread that needs the lock."""
-    locked = []
-
-    def terminate():
-        if not parts.section.postpones(terminate):
-            locked.append(parts.collector.unpickling_lock.locked())
-
-    Calls.function = terminate
-    parts.worker.send(1, Calls())
-    parts.worker.send(2, 2)
-    assert parts.get() == (100, 10, (True, None))
-    assert locked == [False]
-    assert parts.get() == (200, 20, (True, 2))
-    assert not parts.section.postponed
-
-
 #
 # The last line of defence
 #

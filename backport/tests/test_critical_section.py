@@ -1,11 +1,12 @@
-"""Critical sections, in which the garbage collector must not terminate the pool."""
+"""Critical sections, in which a thread must not terminate the pool, and call_in_thread()."""
 
-import sys
+import _thread
 import threading
 
 import pytest
-from conftest import call_in_thread
-from multiprocessing_initret._parent.critical_section import CriticalSection
+from conftest import TIMEOUT
+from conftest import call_in_thread as call_in_time
+from multiprocessing_initret._parent.critical_section import CriticalSection, call_in_thread
 
 
 @pytest.fixture
@@ -13,39 +14,30 @@ def section():
     return CriticalSection()
 
 
-def test_outside(section):
-    assert not section.postpones(print)
+def test_outside_and_inside(section):
+    assert not section.is_entered()
     with section:
-        pass
-    assert not section.postpones(print)
+        assert section.is_entered()
+    assert not section.is_entered()
 
 
-def test_inside(section):
-    calls = []
+def test_called_function(section):
     with section:
-        assert section.postpones(calls.append, 1)
-        assert calls == []
-    assert calls == [1]
-    with section:
-        pass
-    assert calls == [1]
+        assert (lambda: section.is_entered())()
 
 
 def test_nested(section):
-    calls = []
     with section:
         with section:
-            assert section.postpones(calls.append, 1)
-        assert calls == []
-    assert calls == [1]
+            assert section.is_entered()
+        assert section.is_entered()
+    assert not section.is_entered()
 
 
 def test_exception(section):
-    calls = []
     with pytest.raises(LookupError), section:
-        section.postpones(calls.append, 1)
         raise LookupError
-    assert calls == [1] and not section.postpones(print)
+    assert not section.is_entered()
 
 
 def test_interrupted(section):
@@ -55,87 +47,71 @@ def test_interrupted(section):
         section.__enter__()
 
     enter()
-    assert not section.postpones(print)
+    assert not section.is_entered()
 
 
 def test_other_thread(section):
-    """Another thread is not in the section, and does not make the calls of this one."""
-    calls = []
-
-    def enter_and_leave():
-        with section:
-            return section.postpones(calls.append, 2)
-
     with section:
-        assert section.postpones(calls.append, 1)
-        assert not call_in_thread(lambda: section.postpones(print))
-        assert call_in_thread(enter_and_leave)
-        assert calls == [2]
-    assert calls == [2, 1]
+        assert not call_in_time(section.is_entered)
 
 
-@pytest.mark.parametrize("name", ["sender", "receiver"])
-def test_without_a_with_statement(section, name):
-    calls = []
-    setattr(section, name, threading.get_ident())
-    assert section.postpones(calls.append, 1)
-    assert not call_in_thread(lambda: section.postpones(print))
-    section.run_postponed()
-    assert calls == []
-    setattr(section, name, None)
-    section.run_postponed()
-    assert calls == [1] and not section.postponed
-
-
-def test_call_is_made_outside(section):
-    """A postponed function is called outside the section, so postpones() returns False in it."""
-    postponed = []
-    with section:
-        section.postpones(lambda: postponed.append(section.postpones(print)))
-    assert postponed == [False]
+def test_sender(section):
+    section.sender = threading.get_ident()
+    assert section.is_entered()
+    assert not call_in_time(section.is_entered)
 
 
 def test_sections_of_other_pools(section):
     """A thread that starts a worker of one pool must not terminate another pool."""
-    calls = []
     with CriticalSection():
-        assert section.postpones(calls.append, 1)
-    assert calls == [1]
+        assert section.is_entered()
 
 
-def test_forked_child(section):
-    """The thread that forked it is in the section, and the child never leaves it."""
-    section.__enter__()
-    section.postpones(print)
-    section.leave_in_child()
-    assert not section.postpones(print) and not section.postponed
+@pytest.mark.parametrize("timeout", [0, TIMEOUT])
+def test_call(timeout):
+    """The function runs in another thread, and is waited for if there is a timeout."""
+    threads, may_return = [], threading.Event()
+
+    def function(number, other):
+        assert may_return.wait(TIMEOUT)
+        threads.append((threading.current_thread(), number, other))
+
+    if timeout:
+        may_return.set()
+    call_in_thread(function, 1, 2, timeout=timeout)
+    assert len(threads) == (1 if timeout else 0)
+    if timeout:
+        assert threads[0][0] is not threading.current_thread() and threads[0][1:] == (1, 2)
+    may_return.set()
 
 
-def test_forked_child_leaves_the_section(section):
-    """A signal handler, or a __reduce__() method, may call os.fork() in the section."""
-    with section:
-        section.leave_in_child()
-    assert not section.is_entered()
+def test_call_in_a_thread_that_holds_the_lock_of_the_module_threading():
+    """The garbage collector may call it in threading.enumerate()."""
+    is_called = threading.Event()
+
+    def call():
+        with threading._active_limbo_lock:
+            call_in_thread(is_called.set, timeout=0.01)
+
+    call_in_time(call)
+    assert is_called.wait(TIMEOUT)
 
 
-def test_function_enters_the_section(section):
-    """When it leaves it, it makes the other calls."""
+def test_function_raises_an_exception(monkeypatch):
+    """The caller has nothing to do with the pool that was garbage."""
+    monkeypatch.setattr(threading, "excepthook", print, raising=False)  # since Python 3.8
+    call_in_thread(int, "no number", timeout=TIMEOUT)
+
+
+def refuse(*args, **kwargs):
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(
+    "owner, name", [(_thread, "start_new_thread"), (threading.Thread, "start")]
+)
+def test_no_more_threads(monkeypatch, owner, name):
     calls = []
-
-    def enter_and_leave():
-        with section:
-            calls.append(1)
-
-    with section:
-        section.postpones(enter_and_leave)
-        section.postpones(calls.append, 2)
-    assert calls == [1, 2] and not section.postponed
-
-
-def test_function_raises_an_exception(section, monkeypatch):
-    """It is reported, and the thread continues: the garbage collector has called terminate()."""
-    reported = []
-    monkeypatch.setattr(sys, "excepthook", lambda cls, error, traceback: reported.append(cls))
-    with section:
-        section.postpones(int, "no number")
-    assert reported == [ValueError]
+    monkeypatch.setattr(owner, name, refuse)
+    call_in_thread(calls.append, 1, timeout=TIMEOUT)
+    assert calls == [1]

@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import sys
+import threading
 import weakref
 
 import multiprocessing_initret
@@ -11,7 +12,6 @@ import pytest
 from conftest import (
     START_METHODS,
     TIMEOUT,
-    call_in_thread,
     counts_references,
     linux,
     wait_until,
@@ -92,18 +92,19 @@ def test_nothing_is_garbage(kind, end, no_collector):
 def test_nothing_is_garbage_if_the_pool_ends_in_its_result_handler(kind, no_collector, tmp_path):
     """The result handler drops the last reference to the pool, with that to the result."""
     path = str(tmp_path / "inside")
+    threads = threading.active_count()
     for is_first in True, False:
         gc.collect()
         resource = Resource()
         reference = weakref.ref(resource)
         pool = make(kind, resource)
         del resource
-        result, handler = pool.apply_async(block, (path,)), pool._result_handler
+        result = pool.apply_async(block, (path,))
         wait_until(lambda: os.path.exists(path))
         del pool
         unblock(path)
         assert result.get(TIMEOUT) is None
-        call_in_thread(handler.join)
+        wait_until(lambda: threading.active_count() <= threads)
         if not is_first:  # the first pool makes what is made once for all pools
             assert reference() is None
             assert garbage() == []

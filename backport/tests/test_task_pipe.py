@@ -8,7 +8,7 @@ import threading
 import types
 
 import pytest
-from conftest import TIMEOUT, call_in_thread, posix, wait_until
+from conftest import TIMEOUT, posix, wait_until
 from multiprocessing_initret._parent import task_pipe
 from multiprocessing_initret._parent.critical_section import CriticalSection
 from multiprocessing_initret._shared.record import (
@@ -400,31 +400,20 @@ def test_lock_of_a_living_worker(make_parent, state):
     assert not parent.queue._rlock.acquire(False)
 
 
-def test_pool_ends_in_a_thread_that_is_sending(make_parent, monkeypatch):
+def test_thread_that_is_sending_is_in_the_section(make_parent, monkeypatch):
     """terminate(), called by the garbage collector, waits for a thread that needs the mutex."""
     parent = make_parent()
-    pipe, register, is_mutex_free = parent.pipe, parent.pipe._register, []
+    pipe, register, seen = parent.pipe, parent.pipe._register, []
 
-    def use_mutex():
-        with pipe._mutex:
-            pass
-
-    def end():
-        if not pipe._section.postpones(end):
-            call_in_thread(use_mutex)
-            is_mutex_free.append(True)
-            pipe.stop_workers(parent.records)
-            pipe.close()
-
-    def end_and_register(*args):
-        monkeypatch.setattr(pipe, "_register", register)
-        end()
+    def look_and_register(*args):
+        seen.append(pipe._section.is_entered())
         return register(*args)
 
-    monkeypatch.setattr(pipe, "_register", end_and_register)
+    monkeypatch.setattr(pipe, "_register", look_and_register)
     thread = parent.send(1)
     thread.join(TIMEOUT)
-    assert is_mutex_free == [True] and not thread.is_alive()
+    assert seen == [True] and not thread.is_alive()
+    assert pipe._section.sender is None
 
 
 def test_two_threads_empty_the_pipe(make_parent, monkeypatch):

@@ -24,6 +24,7 @@ from conftest import (
     wait_until,
 )
 from multiprocessing_initret._parent import reaper, workforce
+from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.workforce import Workforce
 from multiprocessing_initret._shared.record import INITIALIZING
 from pool_support import (
@@ -250,6 +251,41 @@ def test_garbage_collector_terminates_a_pool_while_another_one_starts(make_pool,
     other = call_in_thread(make_pool)
     check_pool(other)
     join_in_time(pool)
+
+
+@posix
+@counts_references
+@pytest.mark.skipif("forkserver" not in START_METHODS, reason="needs a fork server")
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="the pool's threads refer to the pool")
+def test_pool_is_garbage_while_the_program_starts_a_process(monkeypatch):
+    """The fork server waits for the request, and the worker handler for the fork server."""
+    is_starting, may_start = threading.Event(), threading.Event()
+    launch, sendfds = Launcher.launch, multiprocessing.reduction.sendfds
+    threads = threading.active_count()
+    pools = [create_pool("forkserver", 2)]
+
+    def wait_and_launch(self, worker):
+        is_starting.set()
+        assert may_start.wait(TIMEOUT)
+        return launch(self, worker)
+
+    def drop_pool_and_send(*args):
+        monkeypatch.undo()
+        may_start.set()
+        pools.clear()
+        return sendfds(*args)
+
+    handler = pools[0]._worker_handler
+    monkeypatch.setattr(Launcher, "launch", wait_and_launch)
+    os.kill(pools[0]._pool[0].pid, KILL)
+    assert is_starting.wait(TIMEOUT)
+    monkeypatch.setattr(multiprocessing.reduction, "sendfds", drop_pool_and_send)
+    process = multiprocessing.get_context("forkserver").Process(target=print)
+    call_in_thread(process.start)
+    call_in_thread(process.join)
+    assert process.exitcode == 0
+    wait_until(lambda: threading.active_count() <= threads)
+    assert not handler.is_alive()
 
 
 @pytest.mark.parametrize("step", ["reap", "start"])

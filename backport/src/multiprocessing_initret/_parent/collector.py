@@ -149,19 +149,11 @@ class Collector:
         if task is None:
             # The pool is broken, or the worker has sent two messages for the task.
             return
-        # Postpone termination by the garbage collector while the lock is held: terminate() would
-        # wait for the worker handler, which may be waiting for the lock.
-        section = self._section
-        section.receiver = threading.get_ident()
         try:
             with self.unpickling_lock:
                 result = self._loads(message[RESULT_HEADER.size :])  # ignores the description
         except BaseException as error:
             result = False, _unpickling_error(self._module, error, message, description_size)
-        finally:
-            section.receiver = None
-        if section.postponed:
-            section.run_postponed()
         self._ready.append((*task, result))
 
     def _handle_failure(self, error: BaseException) -> None:
@@ -180,8 +172,7 @@ class Collector:
     def call_soon(self, function: "Callable[..., None]", *args: "Any") -> None:
         """Post a call of a function to the result handler thread."""
         self._calls.append((function, args))
-        # Postpone termination by the garbage collector, which might write a sentinel in the
-        # middle of the wake-up.
+        # terminate() might write a sentinel in the middle of the wake-up.
         with self._section:
             self._pipes.wake()
 

@@ -1,33 +1,30 @@
-"""Sections of code in which the garbage collector must not terminate the pool."""
+"""Sections of code in which a thread must not terminate the pool, and what it does instead."""
 
+import _thread
+import functools
 import sys
 import threading
-
-from .._shared.errors import report_exception
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, Callable, List, Optional, Tuple
+    from typing import Any, Callable, List, Optional
 
 
 class CriticalSection:
-    """Context manager that postpones the termination of a pool that is garbage.
+    """Context manager for code that holds a lock which terminate() waits for.
 
-    The garbage collector may finalize a pool, and so terminate it, between any two bytecodes of
-    any thread: while that thread holds a lock that terminate() waits for, or while it starts a
-    worker that is not in the list of workers yet.  If a thread terminates the pool while it is in
-    a critical section, the termination is postponed until the thread has left the section::
+    The garbage collector may call ``__del__()`` methods of the program between any two bytecodes of
+    any thread, and these may terminate the pool.  terminate() also waits for the worker handler,
+    and so for each lock that the worker handler acquires, even for a reentrant one.  Therefore a
+    thread that holds such a lock is in the section, and calls terminate() in another thread::
 
-        with section:
+        with section, lock:
             ...
 
         def terminate():
-            if not section.postpones(terminate):
-                ...
-
-    terminate() also waits for the worker handler.  Therefore a thread must not hold a lock that the
-    worker handler acquires, even a reentrant one, unless it is in the section.
+            if section.is_entered():
+                call_in_thread(terminate)
 
     A section can be entered by several threads at once, and more than once by the same thread.
     It locks nothing.
@@ -37,66 +34,56 @@ class CriticalSection:
     fork server, and the fork server may wait for the rest of a request that this thread is sending.
     """
 
-    #: Identifier of the task handler while it begins to send a message, and of the result handler
-    #: while it unpickles a result.  A ``with`` statement would take 0.4 microseconds.  Afterwards
-    #: they call :meth:`run_postponed` if something is :attr:`postponed`.
+    #: Identifier of the task handler while it begins to send a message.  A ``with`` statement would
+    #: take 0.4 microseconds.
     sender: "Optional[int]" = None
-    receiver: "Optional[int]" = None
 
     # The frames of the `with` statements.  A thread identifier would not do: Ctrl-C may prevent the
-    # call of __exit__(), and every later terminate() would then be postponed.
+    # call of __exit__().
     _frames: "List[FrameType]" = []
-
-    #: The calls that have been postponed, with the threads that are to make them.
-    postponed: "List[Tuple[int, Callable[..., None], Tuple[Any, ...]]]" = []
 
     def __enter__(self) -> None:
         self._frames.append(sys._getframe(1))
 
     def __exit__(self, *_: "Any") -> None:
-        frame = sys._getframe(1)
-        if frame in self._frames:  # not in a child that was forked in the section
-            self._frames.remove(frame)
-        if self.postponed:
-            self.run_postponed()
+        self._frames.remove(sys._getframe(1))
 
     def is_entered(self) -> bool:
         """Return whether this thread is in the section."""
-        if threading.get_ident() in (self.sender, self.receiver):
+        if threading.get_ident() == self.sender:
             return True
         frame: "Optional[FrameType]" = sys._getframe(1)
         while frame is not None and frame not in self._frames:
             frame = frame.f_back
         return frame is not None
 
-    def leave_in_child(self) -> None:
-        """Forget the threads of the parent, in a process that was forked from it."""
-        self._frames.clear()
-        self.sender = self.receiver = None
-        self.postponed.clear()
 
-    def postpones(self, function: "Callable[..., None]", *args: "Any") -> bool:
-        """Return whether this thread is in the section.
+def call_in_thread(function: "Callable[..., object]", *args: "Any", timeout: float = 0) -> None:
+    """Call a function in another thread.
 
-        If it is, the function is called with these arguments when the thread leaves it.
-        """
-        if not self.is_entered():
-            return False
-        self.postponed.append((threading.get_ident(), function, args))
-        return True
+    :param timeout: how long to wait for the function to return, in seconds
+    """
+    finished = _thread.allocate_lock()
+    finished.acquire()
+    calls = [functools.partial(function, *args)]
 
-    def run_postponed(self) -> None:
-        """Make the calls that this thread has postponed, if it has left the section."""
-        if self.is_entered():
-            return
-        thread = threading.get_ident()
-        for call in list(self.postponed):
-            # A function may enter the section, and make the other calls when it leaves it.
-            if call[0] == thread and call in self.postponed:
-                self.postponed.remove(call)
-                _, function, args = call
-                try:
-                    function(*args)
-                except Exception:
-                    # What this thread does has nothing to do with the pool that was garbage.
-                    report_exception()
+    def call() -> None:
+        try:
+            calls.pop()()  # release the arguments before the caller continues
+        finally:
+            finished.release()
+
+    def start() -> None:
+        try:
+            threading.Thread(target=call, daemon=True).start()
+        except RuntimeError:
+            call()
+
+    try:
+        # Thread.start() acquires a lock of the module threading, and the garbage collector may
+        # have called this function in a thread that holds that lock.  So another thread calls it.
+        _thread.start_new_thread(start, ())
+    except RuntimeError:  # the interpreter is exiting, or the system allows no more threads
+        call()
+    else:
+        finished.acquire(True, timeout)

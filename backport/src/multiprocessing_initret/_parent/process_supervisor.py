@@ -39,7 +39,7 @@ from .._worker.process import Channel, run_process
 from .._worker.tasks import raise_error
 from . import template
 from .collector import Collector
-from .critical_section import CriticalSection
+from .critical_section import CriticalSection, call_in_thread
 from .launcher import Launcher
 from .main_module import explain_unpicklable
 from .reaper import Reaper
@@ -113,7 +113,6 @@ class ProcessSupervisor(Supervisor):
         self._starter.constructed()
 
     def _after_fork(self) -> None:
-        self._section.leave_in_child()
         self._task_pipe.close_in_child()
         if self._workforce is not None:
             self._workforce.close_in_child()
@@ -234,7 +233,9 @@ class ProcessSupervisor(Supervisor):
     # -- Termination, in any thread ----------------------------------------------------------
 
     def terminate(self, *args: "Any") -> None:
-        if not self._section.postpones(self.terminate, *args):
+        if self._section.is_entered():
+            call_in_thread(self._terminate, *args)
+        else:
             super().terminate(*args)
 
     def _stop_workers(self) -> None:

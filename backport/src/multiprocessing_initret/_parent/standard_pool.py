@@ -201,8 +201,8 @@ class StandardPool:
 
     def wake_worker_handler(self) -> None:
         """Make the worker handler look for exited workers now; before Python 3.8, it polls."""
-        # If nothing else referred to the pool, the garbage collector might terminate it in this
-        # thread.  terminate() would wait for the lock of the notifier, which put() holds.
+        # If nothing else referred to the pool, put() might be interrupted by Pool.__del__(), which
+        # would wait for the lock of the notifier, which put() holds.
         pool = self._weak_pool()
         if self.notifier is not None:
             self.notifier.put(None)
@@ -214,6 +214,10 @@ class StandardPool:
         """Return whether the pool accepts tasks."""
         pool: "Any" = self._weak_pool()
         return pool is not None and pool._state == self.module.RUN
+
+    def is_garbage(self) -> bool:
+        """Return whether nothing refers to the pool any more."""
+        return self._weak_pool() is None
 
     def size(self) -> int:
         """Return how many workers the pool should have; a program may change this number."""
@@ -291,6 +295,14 @@ class StandardPool:
         """Return the arguments of ``_terminate_pool()`` as attributes."""
         function = self.module.Pool._terminate_pool.__func__
         return types.SimpleNamespace(**dict(zip(parameters(function)[1:], args)))
+
+    def handlers(self, args: "Tuple[Any, ...]") -> "List[threading.Thread]":
+        """Return the pool's three threads.
+
+        :param args: the arguments of ``_terminate_pool()``
+        """
+        named_args = self.bind_terminate_args(args)
+        return [named_args.worker_handler, named_args.task_handler, named_args.result_handler]
 
     def enable_second_terminate(self, *args: "Any") -> None:
         """Let the pool be terminated once more, after ``terminate()`` was interrupted.

@@ -26,7 +26,7 @@ class Starter:
     ``_repopulate_pool()``.  ``_lock`` is held while a worker is started.
 
     :param standard: the private attributes of the pool
-    :param section: postpones the termination of the pool by the garbage collector
+    :param section: the pool's critical section
     :param launcher: starts one process
     :param workforce: the workers that have been started
     :param wait: ``multiprocessing.connection.wait``

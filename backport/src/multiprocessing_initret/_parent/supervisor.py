@@ -29,6 +29,7 @@ from .._shared.packages import module
 from .._worker.tasks import raise_error, run_worker
 from .._worker.thread import run_thread
 from . import standard_pool
+from .critical_section import call_in_thread
 from .main_module import missing_name_hint
 from .pending_results import pending_results_class
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 # Time, in seconds, after which terminate() stops waiting for a task handler that is blocked
 # in an iterable.
 _ITERABLE_TIMEOUT = 1.0
+
+# Time, in seconds, that ``del pool`` and the garbage collector wait until the pool has ended.
+_GARBAGE_TIMEOUT = 1.0
 
 
 class _PlaceholderThread:
@@ -187,7 +191,21 @@ class Supervisor:
     # -- Termination, in any thread --------------------------------------------------------
 
     def terminate(self, *args: "Any") -> None:
-        """Terminate the pool, as ``_terminate_pool()`` does, and fail its pending results."""
+        """Terminate the pool, as ``_terminate_pool()`` does, and fail its pending results.
+
+        The garbage collector calls this between any two bytecodes of any thread, if the pool is
+        garbage.  That thread may hold a lock that a thread of the pool waits for, for example the
+        lock of the fork server.
+        """
+        handlers = self._standard.handlers(args)
+        if self._standard.is_garbage() and any(thread.is_alive() for thread in handlers):
+            is_handler = threading.get_ident() in [thread.ident for thread in handlers]
+            timeout = 0 if is_handler else _GARBAGE_TIMEOUT
+            call_in_thread(self._terminate, *args, timeout=timeout)
+        else:
+            self._terminate(*args)
+
+    def _terminate(self, *args: "Any") -> None:
         named_args = self._standard.bind_terminate_args(args)
         try:
             self._standard.stop_handlers(named_args)

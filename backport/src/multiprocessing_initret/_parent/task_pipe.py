@@ -66,7 +66,7 @@ class TaskPipe:
     too.  ``_in_flight`` needs no lock: the methods of a dict are atomic.
 
     :param queue: the pool's ``_inqueue``
-    :param section: postpones the termination of the pool by the garbage collector
+    :param section: the pool's critical section
     """
 
     def __init__(self, queue: "Any", section: "CriticalSection") -> None:
@@ -98,8 +98,6 @@ class TaskPipe:
                 rest = self._begin(job, index, message)
         finally:
             section.sender = None
-            if section.postponed:
-                section.run_postponed()
         self._finish(rest)
         return True
 
