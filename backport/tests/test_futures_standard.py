@@ -170,7 +170,7 @@ CHECKS["InterpreterPoolExecutor"] = CHECKS["ThreadPoolExecutor"]
 ALL_NAMES = [
     pytest.param(name, path, names, missing, id=f"{name}-{path}-{missing}")
     for name in NAMES
-    for path, names in CHECKS[name][2]
+    for path, names in CHECKS[name][2].items()
     for missing in [None, *names]
 ]
 
@@ -205,7 +205,7 @@ def test_a_name_is_missing(name, path, names, missing, unchecked, monkeypatch):
     with pytest.raises(RuntimeError) as raised:
         getattr(futures, name)(1, initializer=identity, expect_initret=True)
     text = str(raised.value)
-    for part in sys.version.split()[0], module.__name__, path, "upgrade":
+    for part in sys.version.split()[0], module.__name__, path, "install a newer release":
         assert part in text
     if missing is not None:
         assert [other for other in names if other in text] == [missing]

@@ -12,7 +12,7 @@ import weakref
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT
-from multiprocessing_initret._parent import standard_pool, template
+from multiprocessing_initret._parent import standard_pool
 from pool_support import add
 
 
@@ -198,7 +198,9 @@ def test_missing_name_of_queues(monkeypatch):
 def test_missing_name_of_the_fork_server(monkeypatch):
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("this system has no fork server")
-    monkeypatch.setattr(template, "check", lambda package: [package + ".forkserver.main"])
+    from multiprocessing import forkserver
+
+    monkeypatch.delattr(forkserver, "main")
     context = multiprocessing.get_context("forkserver")
     with pytest.raises(RuntimeError, match="no multiprocessing.forkserver.main"):
         multiprocessing_initret.Pool(1, int, (40,), context=context, expect_initret=True)

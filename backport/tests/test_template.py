@@ -577,24 +577,46 @@ def test_template_cannot_be_started(any_size, monkeypatch, owner, name):
 
 
 def test_check_finds_no_name_missing():
-    assert template_module.check("multiprocessing") == []
+    template_module.check("multiprocessing")
+
+
+TABLES = {
+    "forkserver": template_module._REQUIRED_OF_FORKSERVER,
+    "popen_forkserver": template_module._REQUIRED_OF_POPEN,
+    "process": template_module._REQUIRED_OF_PROCESS,
+    "util": {"get_temp_dir": ()},
+}
 
 
 @pytest.mark.parametrize(
-    "name, missing",
-    [
-        ("forkserver.read_signed", "forkserver.read_signed"),
-        ("forkserver.main", "forkserver.main(alive_r)"),
-        ("forkserver._forkserver", "forkserver.ForkServer._forkserver_address"),
-        ("popen_forkserver.Popen._launch", "popen_forkserver.Popen._launch: spawn"),
-        ("util.get_temp_dir", "util.get_temp_dir"),
-    ],
+    "path", [f"{module}.{path}" for module, table in TABLES.items() for path in table]
 )
-def test_check_finds_a_missing_name(monkeypatch, name, missing):
+def test_missing_name(monkeypatch, path):
     with monkeypatch.context() as patch:
-        if name.endswith("_launch"):
-            patch.setattr("multiprocessing." + name, lambda self, process: None)
-        else:
-            patch.delattr("multiprocessing." + name)
-        found = template_module.check("multiprocessing")
-    assert "multiprocessing." + missing in found
+        patch.delattr("multiprocessing." + path)
+        with pytest.raises(RuntimeError) as raised:
+            template_module.check("multiprocessing")
+    assert "multiprocessing." + path in str(raised.value)
+
+
+@pytest.mark.parametrize("path", ["popen_forkserver.Popen._launch", "forkserver.main"])
+def test_names_in_a_function(monkeypatch, path):
+    module, _, name = path.partition(".")
+    names = TABLES[module][name]
+    with monkeypatch.context() as patch:
+        patch.setattr("multiprocessing." + path, lambda self, process: None)
+        with pytest.raises(RuntimeError) as raised:
+            template_module.check("multiprocessing")
+    assert all(f"no {name} in multiprocessing.{path}" in str(raised.value) for name in names)
+
+
+def test_function_is_a_closure(monkeypatch):
+    function = multiprocessing.process.BaseProcess.__init__
+
+    def init(*args, **kwds):
+        return function(*args, **kwds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(multiprocessing.process.BaseProcess, "__init__", init)
+        with pytest.raises(RuntimeError, match="__init__ without a closure"):
+            template_module.check("multiprocessing")

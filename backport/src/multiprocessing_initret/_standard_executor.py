@@ -31,20 +31,19 @@ No private name of ``concurrent.futures.interpreter`` is used.
 import contextlib
 import functools
 import queue
-import sys
 import threading
 import traceback
 from concurrent.futures import process as _process
 from concurrent.futures import thread as _thread
 
-from ._shared.packages import parameters, unwrapped
+from ._parent.private_names import missing_names, raise_if_missing
+from ._shared.packages import parameters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Iterator, List, Tuple
+    from typing import Any, Dict, Iterator, List
 
-    # (name of a function in the module, names that its code must contain)
-    _Requirements = Iterable[Tuple[str, List[str]]]
+    from ._parent.private_names import Requirements
 
 _HAS_MANAGER_FUNCTION = hasattr(_process, "_queue_management_worker")  # before Python 3.9
 _HAS_WORKER_CONTEXT = hasattr(_thread, "WorkerContext")  # since Python 3.14
@@ -52,34 +51,25 @@ _HAS_WORKER_CONTEXT = hasattr(_thread, "WorkerContext")  # since Python 3.14
 # Python 3.12.
 _BREAKS_UNDER_LOCK = hasattr(getattr(_process, "_ExecutorManagerThread", None), "_terminate_broken")
 
-PROCESS_REQUIREMENTS: "_Requirements" = [
-    (
-        "ProcessPoolExecutor.__init__",
-        ["_result_queue", "_initargs", "_broken", "_shutdown_lock"],
+PROCESS_REQUIREMENTS: "Requirements" = {
+    "ProcessPoolExecutor.__init__": ("_result_queue", "_initargs", "_broken", "_shutdown_lock"),
+    "ProcessPoolExecutor.submit": ("_broken", "_shutdown_lock"),
+    "_queue_management_worker" if _HAS_MANAGER_FUNCTION else "_ExecutorManagerThread.__init__": (
+        *("executor_reference", "processes", "pending_work_items", "thread_wakeup"),
     ),
-    ("ProcessPoolExecutor.submit", ["_broken", "_shutdown_lock"]),
-    (
-        "_queue_management_worker" if _HAS_MANAGER_FUNCTION else "_ExecutorManagerThread.__init__",
-        ["executor_reference", "processes", "pending_work_items", "thread_wakeup"],
+    "_ThreadWakeup.clear": (),
+    "_WorkItem.__init__": ("future",),
+}
+THREAD_REQUIREMENTS: "Requirements" = {
+    "ThreadPoolExecutor.__init__": (
+        *("_broken", "_shutdown_lock", "_work_queue"),
+        "_create_worker_context" if _HAS_WORKER_CONTEXT else "_initargs",
     ),
-    ("_ThreadWakeup.clear", []),
-    ("_WorkItem.__init__", ["future"]),
-]
-THREAD_REQUIREMENTS: "_Requirements" = [
-    (
-        "ThreadPoolExecutor.__init__",
-        [
-            "_broken",
-            "_shutdown_lock",
-            "_work_queue",
-            "_create_worker_context" if _HAS_WORKER_CONTEXT else "_initargs",
-        ],
-    ),
-    ("ThreadPoolExecutor.submit", ["_broken", "_shutdown_lock"]),
-    ("ThreadPoolExecutor._initializer_failed", []),
-    ("_worker", ["_initializer_failed"]),
-    ("_WorkItem.__init__", ["future"]),
-]
+    "ThreadPoolExecutor.submit": ("_broken", "_shutdown_lock"),
+    "ThreadPoolExecutor._initializer_failed": (),
+    "_worker": ("_initializer_failed",),
+    "_WorkItem.__init__": ("future",),
+}
 
 
 @functools.lru_cache(maxsize=None)
@@ -88,7 +78,7 @@ def check_process_pool() -> None:
 
     :raises RuntimeError: if not
     """
-    _check(_process, PROCESS_REQUIREMENTS)
+    raise_if_missing("concurrent.futures", missing_names(_process, PROCESS_REQUIREMENTS))
 
 
 @functools.lru_cache(maxsize=None)
@@ -97,28 +87,7 @@ def check_thread_pool() -> None:
 
     :raises RuntimeError: if not
     """
-    _check(_thread, THREAD_REQUIREMENTS)
-
-
-def _check(module: "Any", requirements: "_Requirements") -> None:
-    missing: "List[str]" = []
-    for path, names in requirements:
-        function = module
-        for attribute in path.split("."):
-            function = getattr(function, attribute, None)
-        code: "Any" = getattr(unwrapped(function), "__code__", None)
-        if not hasattr(code, "co_names"):  # missing, or built in, such as object.__init__
-            missing.append(path)
-        else:
-            # No instance exists yet: look for its attributes in the code that sets them.
-            found = {*code.co_names, *code.co_varnames}
-            missing += [f"{name} (in {path})" for name in names if name not in found]
-    if missing:
-        python = sys.version.split()[0]
-        raise RuntimeError(
-            f"expect_initret=True is not supported on Python {python}: {module.__name__} has no "
-            f"{', '.join(missing)}; upgrade multiprocessing_initret, or use an older Python"
-        )
+    raise_if_missing("concurrent.futures", missing_names(_thread, THREAD_REQUIREMENTS))
 
 
 def failure_message(text: str) -> str:

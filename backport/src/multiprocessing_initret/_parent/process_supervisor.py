@@ -44,7 +44,7 @@ from .launcher import Launcher
 from .main_module import explain_unpicklable
 from .reaper import Reaper
 from .result_pipes import result_pipes
-from .standard_pool import is_iterator, raise_if_missing
+from .standard_pool import is_iterator
 from .starter import Starter
 from .supervisor import Supervisor
 from .task_pipe import task_pipe
@@ -74,7 +74,7 @@ class ProcessSupervisor(Supervisor):
         super().__init__(pool, package)
         self._ctx = pool._ctx
         if self._ctx.get_start_method() == "forkserver":
-            raise_if_missing(package, template.check(package))
+            template.check(package)
         self._pickler = pickler_class(package)
         connection = module(package, "connection")
         self._wait, self._pipe = connection.wait, connection.Pipe

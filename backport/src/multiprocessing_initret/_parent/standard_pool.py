@@ -21,22 +21,24 @@ The positions of arguments are determined from the names of the parameters, neve
 """
 
 import functools
-import sys
 import threading
 import types
 import weakref
 
-from .._shared.packages import module, parameters, unwrapped
+from .._shared.packages import module, parameters
 from .._worker.tasks import map_chunk, starmap_chunk
+from .private_names import missing_names, raise_if_missing
 from .throttle import Throttle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+
+    from .private_names import Requirements
 
 # Objects of the module, with the parameters that are bound by name (functions), or the names
 # that their code uses (constructors, which set the attributes that we read).
-_REQUIRED = {
+_REQUIRED: "Requirements" = {
     "worker": ("inqueue", "outqueue", "initializer", "initargs"),
     "mapstar": (),
     "starmapstar": (),
@@ -81,40 +83,12 @@ _REQUIRED_WITH_BUFFERSIZE = {
     "IMapIterator.__init__": ("_buffersize_sema",),
 }
 _REQUIRED_OF_QUEUES = {"SimpleQueue.__init__": ("_reader", "_writer", "_rlock")}
-_REQUIRED_OF_CONNECTIONS: "Dict[str, Tuple[str, ...]]" = {"_ForkingPickler": ()}
-
-
-def _missing(namespace: "Any", required: "Mapping[str, Tuple[str, ...]]") -> "Iterator[str]":
-    for path, names in required.items():
-        obj = namespace
-        for name in path.split("."):
-            obj = getattr(obj, name, None)
-        # A constructor that install() has replaced, or a class method.
-        obj = getattr(obj, "standard", obj)
-        obj = unwrapped(getattr(obj, "__func__", obj))
-        code: "Any" = getattr(obj, "__code__", None)
-        if obj is None or (names and code is None):
-            yield f"{namespace.__name__}.{path}"
-        elif names:
-            known = {*code.co_varnames, *code.co_names}
-            for name in names:
-                if name not in known:
-                    yield f"{name} in {namespace.__name__}.{path}"
+_REQUIRED_OF_CONNECTIONS: "Requirements" = {"_ForkingPickler": ()}
 
 
 def prepare(pool: "Any") -> None:
     """Set ``_state``, which ``__del__()`` reads (since 3.8) even if the constructor fails."""
     pool._state = None
-
-
-def raise_if_missing(package: str, missing: "List[str]") -> None:
-    """Raise :exc:`RuntimeError` if an interpreter lacks names that this package relies on."""
-    if missing:
-        raise RuntimeError(
-            f"expect_initret=True does not support {package} of Python {sys.version.split()[0]}, "
-            f"which has no {', no '.join(missing)}: install a newer release of "
-            "multiprocessing-initret, or create the pool without expect_initret"
-        )
 
 
 @functools.lru_cache(maxsize=None)
@@ -126,14 +100,14 @@ def check(package: str) -> None:
     """
     pool = module(package, "pool")
     missing = [
-        *_missing(pool, _REQUIRED),
-        *_missing(module(package, "queues"), _REQUIRED_OF_QUEUES),
-        *_missing(module(package, "connection"), _REQUIRED_OF_CONNECTIONS),
+        *missing_names(pool, _REQUIRED),
+        *missing_names(module(package, "queues"), _REQUIRED_OF_QUEUES),
+        *missing_names(module(package, "connection"), _REQUIRED_OF_CONNECTIONS),
     ]
     if hasattr(pool, "_PoolCache"):
-        missing += _missing(pool, _REQUIRED_WITH_NOTIFIER)
+        missing += missing_names(pool, _REQUIRED_WITH_NOTIFIER)
     if "buffersize" in parameters(pool.Pool.imap):
-        missing += _missing(pool, _REQUIRED_WITH_BUFFERSIZE)
+        missing += missing_names(pool, _REQUIRED_WITH_BUFFERSIZE)
     raise_if_missing(package, missing)
 
 
