@@ -8,7 +8,6 @@ import threading
 import pytest
 from conftest import TIMEOUT, call_in_thread, posix
 from multiprocessing_initret import ThreadPool, WorkerLostError
-from multiprocessing_initret._parent import task_pipe
 from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
@@ -94,7 +93,9 @@ def test_task_handler(pool, monkeypatch):
 @posix
 def test_task_handler_has_sent_a_part_of_a_message(pool, monkeypatch):
     """The next message would be taken for the rest of this one."""
-    monkeypatch.setattr(task_pipe, "_wait_until_writable", raise_unexpected)
+    from multiprocessing_initret._parent import posix_task_pipe
+
+    monkeypatch.setattr(posix_task_pipe, "_wait_until_writable", raise_unexpected)
     # Both workers are busy, and the pipe has no room for the whole message.
     pending = [pool.apply_async(wait_long) for _ in range(2)]
     check_broken(pool, *pending, pool.apply_async(add, (bytes(10**6),)))

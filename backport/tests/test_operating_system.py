@@ -52,13 +52,15 @@ def test_exit_without_pidfd_or_permission(make_pool, monkeypatch):
 def test_message_that_cannot_be_written(make_pool, monkeypatch):
     """A message of 2 GiB fails its own task; the messages that follow are not affected."""
 
+    from multiprocessing_initret._parent import windows_task_pipe
+
     def fail(*args, **kwds):
         raise OSError(22, "The parameter is incorrect", None, 87)
 
     pool = make_pool(1)
     check_pool(pool)
     with monkeypatch.context() as patch:
-        patch.setattr(task_pipe, "_winapi", types.SimpleNamespace(WriteFile=fail))
+        patch.setattr(windows_task_pipe, "_winapi", types.SimpleNamespace(WriteFile=fail))
         result = pool.apply_async(add, (1,))
         assert getattr(result_or_exception(result), "winerror", None) == 87
     check_pool(pool)

@@ -9,7 +9,7 @@ import types
 
 import pytest
 from conftest import TIMEOUT, posix, wait_until
-from multiprocessing_initret._parent import task_pipe
+from multiprocessing_initret._parent import process_supervisor, task_pipe
 from multiprocessing_initret._parent.critical_section import CriticalSection
 from multiprocessing_initret._shared.record import (
     HOLDING,
@@ -145,7 +145,7 @@ class Parent:
     def __init__(self, size):
         context = multiprocessing.get_context()
         self.queue = context.SimpleQueue()
-        self.pipe = task_pipe.task_pipe(self.queue, CriticalSection())
+        self.pipe = process_supervisor.NativeTaskPipe(self.queue, CriticalSection())
         self.records = Records("multiprocessing", 8)
         self.workers = []
         self.done, self.failed = [], []

@@ -47,9 +47,15 @@ from .result_pipes import result_pipes
 from .standard_pool import is_iterator
 from .starter import Starter
 from .supervisor import Supervisor
-from .task_pipe import task_pipe
 from .worker_process import PlaceholderProcess, WorkerProcess
 from .workforce import Workforce
+
+if os.name == "posix":
+    from .posix_task_pipe import PosixTaskPipe as NativeTaskPipe
+else:
+    from .windows_task_pipe import (  # type: ignore[assignment,unused-ignore]
+        WindowsTaskPipe as NativeTaskPipe,
+    )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +88,7 @@ class ProcessSupervisor(Supervisor):
         # A bound method would refer to this object.  The parts would then be in a reference
         # cycle, and stay open until the garbage collector runs.
         self._log = functools.partial(log_warning, package)
-        self._task_pipe = task_pipe(pool._inqueue, self._section)
+        self._task_pipe = NativeTaskPipe(pool._inqueue, self._section)
         pipes = result_pipes(pool._outqueue, self._wait)
         self._collector = Collector(
             pipes,

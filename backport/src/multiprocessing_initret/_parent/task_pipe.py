@@ -12,21 +12,10 @@ that message, and the next worker starts to read at the beginning of a message.
 
 import collections
 import contextlib
-import os
-import pickle
-import select
-import struct
 import threading
 import time
 
-from .._shared.messages import HEADER, header
 from .._shared.record import HOLDING, MESSAGES_READ, READING, STOPPING
-
-if os.name == "posix":
-    import fcntl
-    import termios
-else:  # Windows
-    import _winapi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,18 +29,9 @@ if TYPE_CHECKING:
 # a second on a loaded machine.
 _CLAIM_TIMEOUT = 5.0
 
-_SEND_INTERVAL = 0.1  # seconds after which a blocked send() checks whether the pipe was closed
-
-# Size, in bytes, from which a message is written separately from its header, to save a copy.
-_LARGE = 16384
-
-# Bytes that are passed to one os.write(), the capacity of a pipe on Linux.  PyPy copies all bytes
-# that are passed, although the pipe has room for a few of them.
-_MAX_WRITTEN = 65536
-
 # A message that was sent: job and index of its task (job is None for a message that makes a
 # worker exit), its start and end among all bytes sent, and the size of its header.
-_Sent = collections.namedtuple("_Sent", "job index start end header_size")
+Sent = collections.namedtuple("Sent", "job index start end header_size")
 
 
 class TaskPipe:
@@ -72,7 +52,7 @@ class TaskPipe:
     def __init__(self, queue: "Any", section: "CriticalSection") -> None:
         self._section = section
         self._reader, self._writer, self._lock = queue._reader, queue._writer, queue._rlock
-        self._in_flight: "Dict[int, _Sent]" = {}
+        self._in_flight: "Dict[int, Sent]" = {}
         self._mutex = threading.RLock()
         self._last_number = 0
         self._written = 0  # bytes written so far
@@ -112,7 +92,7 @@ class TaskPipe:
     def _register(self, job: "Any", index: int, size: int, header_size: int) -> int:
         number = self._last_number = self._last_number + 1
         self._end = self._written + size
-        self._in_flight[number] = _Sent(job, index, self._written, self._end, header_size)
+        self._in_flight[number] = Sent(job, index, self._written, self._end, header_size)
         return number
 
     def is_incomplete(self) -> bool:
@@ -177,7 +157,7 @@ class TaskPipe:
         """Return how many bytes are in the pipe."""
         raise NotImplementedError
 
-    def _remove_from(self, position: int, number: int, sent: _Sent) -> None:
+    def _remove_from(self, position: int, number: int, sent: Sent) -> None:
         raise NotImplementedError
 
     # -- Termination -----------------------------------------------------------------------
@@ -242,165 +222,3 @@ class TaskPipe:
 
         On POSIX, :meth:`send` returns by itself, because it checks whether the pipe is closed.
         """
-
-
-class PosixTaskPipe(TaskPipe):
-    """Task pipe on POSIX: a stream of bytes, in which a message may be incomplete."""
-
-    def __init__(self, queue: "Any", section: "CriticalSection") -> None:
-        super().__init__(queue, section)
-        self._removed_number = 0  # number of a message that was removed while send() was writing it
-        self._writer_fd = self._writer.fileno()
-        os.set_blocking(self._writer_fd, False)
-
-    def _begin(self, job: "Any", index: int, message: "Any") -> "Any":
-        size = len(message)
-        head = header(size)
-        is_large = size >= _LARGE
-        data = head if is_large else head + message
-        number = self._register(job, index, len(head) + size, len(head))
-        written = self._write_some(data)
-        parts = []
-        if written < len(data):
-            parts.append(memoryview(data)[written:])
-        if is_large:
-            parts.append(memoryview(message))
-        return number, parts
-
-    def _finish(self, rest: "Any") -> None:
-        number, parts = rest
-        for part in parts:
-            self._write(number, part)
-        if self._is_stopping:
-            # stop_workers() could not write the sentinel while this message was incomplete.
-            self._write_sentinel()
-
-    def _write(self, number: int, view: memoryview) -> None:
-        """Write the rest of a message, unless it is removed or the pipe is closed meanwhile."""
-        while view:
-            with self._section, self._mutex:
-                if self._is_closed or self._removed_number == number:
-                    return
-                written = self._write_some(view[:_MAX_WRITTEN])
-            view = view[written:]
-            if not written:
-                _wait_until_writable(self._writer_fd, _SEND_INTERVAL)
-
-    def _write_some(self, data: "Any") -> int:
-        """Write as many bytes as the pipe has room for, and return their number."""
-        try:
-            written = os.write(self._writer_fd, data)
-        except BlockingIOError:
-            return 0
-        self._written += written
-        return written
-
-    def _write_sentinel(self) -> None:
-        self._write_message(None, 0, pickle.dumps(None))
-
-    def _write_message(self, job: "Any", index: int, message: bytes) -> bool:
-        """Write a small message without blocking, and return whether that was possible."""
-        message = header(len(message)) + message
-        with self._section, self._mutex:
-            if self._is_closed or self._end != self._written or len(message) > select.PIPE_BUF:
-                return False
-            start = self._written
-            if not self._write_some(message):
-                return False
-            self._last_number += 1
-            self._end = self._written
-            self._in_flight[self._last_number] = _Sent(job, index, start, self._end, HEADER.size)
-            return True
-
-    def _unread(self) -> int:
-        buffer = bytes(struct.calcsize("i"))
-        buffer = fcntl.ioctl(self._reader.fileno(), termios.FIONREAD, buffer)
-        return struct.unpack("i", buffer)[0]  # type: ignore[no-any-return]
-
-    def _remove_from(self, position: int, number: int, sent: _Sent) -> None:
-        if sent.end > self._written:
-            # The task handler is still writing this message.
-            self._removed_number = number
-            self._end = self._written
-        end = min(sent.end, self._written)
-        rest = bytearray()
-        while position + len(rest) < end:
-            rest += os.read(self._reader.fileno(), min(end - position - len(rest), 65536))
-        # A worker that was killed while it waited for a message may have read only the header.
-        # The task had not started then: requeue it, behind all others.
-        is_whole_body = position == sent.start + sent.header_size and end == sent.end
-        is_task = sent.job is not None and not self._is_stopping
-        if is_whole_body and is_task and self._write_message(sent.job, sent.index, bytes(rest)):
-            self._in_flight.pop(number, None)  # race: the pool may have failed all tasks
-
-    def _remove_some(self) -> None:
-        os.read(self._reader.fileno(), 65536)
-
-
-def _wait_until_writable(fd: int, seconds: float) -> None:
-    """Wait until a pipe has room for more bytes, but not longer than a number of seconds."""
-    if hasattr(select, "poll"):
-        poller = select.poll()
-        poller.register(fd, select.POLLOUT)
-        poller.poll(1000 * seconds)
-    else:  # eventlet removes select.poll()
-        select.select([], [fd], [], seconds)
-
-
-class WindowsTaskPipe(TaskPipe):
-    """Task pipe on Windows: each message is in the pipe completely or not at all."""
-
-    def __init__(self, queue: "Any", section: "CriticalSection") -> None:
-        super().__init__(queue, section)
-        self._operation: "Any" = None  # the write that send() waits for
-
-    def _begin(self, job: "Any", index: int, message: "Any") -> "Any":
-        self._operation = self._write(job, index, message)
-
-    def _finish(self, rest: "Any") -> None:
-        # The message is in the pipe even if the pipe is full.  Wait until there is room for it.
-        try:
-            self._operation.GetOverlappedResult(True)
-        finally:
-            self._operation = None
-
-    def _write(self, job: "Any", index: int, message: "Any") -> "Any":
-        """Start to write a message, and return the overlapped operation."""
-        number = self._register(job, index, len(message), 0)
-        try:
-            operation, _ = _winapi.WriteFile(  # type: ignore[attr-defined,unused-ignore]
-                self._writer.fileno(), message, overlapped=True
-            )
-        except BaseException:
-            # The message was not written, for example one of 2 GiB: reuse its number.
-            del self._in_flight[number]
-            self._last_number -= 1
-            self._end = self._written
-            raise
-        self._written = self._end
-        return operation
-
-    def _write_sentinel(self) -> None:
-        if not self._is_closed and not self._unread():
-            self._write(None, 0, pickle.dumps(None)).GetOverlappedResult(True)
-
-    def unblock_sender(self) -> None:
-        while self._operation is not None:
-            self.drain()
-            time.sleep(0.001)
-
-    def _unread(self) -> int:
-        return _winapi.PeekNamedPipe(self._reader.fileno())[0]  # type: ignore[attr-defined,unused-ignore,no-any-return]
-
-    def _remove_from(self, position: int, number: int, sent: _Sent) -> None:
-        if position < sent.end:
-            self._remove_some()  # the rest of this message
-
-    def _remove_some(self) -> None:
-        self._reader.recv_bytes()
-
-
-def task_pipe(queue: "Any", section: "CriticalSection") -> TaskPipe:
-    """Return a pool's task pipe, made from its ``_inqueue``."""
-    kind = PosixTaskPipe if os.name == "posix" else WindowsTaskPipe
-    return kind(queue, section)
