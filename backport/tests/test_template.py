@@ -21,6 +21,7 @@ from conftest import (
     wait_until,
 )
 from initargs_support import Buffers, Releasable, call_each, return_all
+from multiprocessing_initret._parent import standard_forkserver
 from multiprocessing_initret._parent import template as template_module
 from pool_support import is_running
 from template_support import (
@@ -560,7 +561,7 @@ def raise_no_space(*args, **kwds):
 
 
 @pytest.mark.parametrize(
-    "owner, name", [(tempfile, "mkdtemp"), (template_module, "_start_template")]
+    "owner, name", [(tempfile, "mkdtemp"), (standard_forkserver, "start_template")]
 )
 def test_template_cannot_be_started(any_size, monkeypatch, owner, name):
     """The fork server forks the workers, for example if the file system is full."""
@@ -569,54 +570,3 @@ def test_template_cannot_be_started(any_size, monkeypatch, owner, name):
         monkeypatch.undo()
         assert call(pool, get) == ({"key": 1},)
         assert not uses_template(pool)
-
-
-#
-# Private names of the interpreter
-#
-
-
-def test_check_finds_no_name_missing():
-    template_module.check("multiprocessing")
-
-
-TABLES = {
-    "forkserver": template_module._REQUIRED_OF_FORKSERVER,
-    "popen_forkserver": template_module._REQUIRED_OF_POPEN,
-    "process": template_module._REQUIRED_OF_PROCESS,
-    "util": {"get_temp_dir": ()},
-}
-
-
-@pytest.mark.parametrize(
-    "path", [f"{module}.{path}" for module, table in TABLES.items() for path in table]
-)
-def test_missing_name(monkeypatch, path):
-    with monkeypatch.context() as patch:
-        patch.delattr("multiprocessing." + path)
-        with pytest.raises(RuntimeError) as raised:
-            template_module.check("multiprocessing")
-    assert "multiprocessing." + path in str(raised.value)
-
-
-@pytest.mark.parametrize("path", ["popen_forkserver.Popen._launch", "forkserver.main"])
-def test_names_in_a_function(monkeypatch, path):
-    module, _, name = path.partition(".")
-    names = TABLES[module][name]
-    with monkeypatch.context() as patch:
-        patch.setattr("multiprocessing." + path, lambda self, process: None)
-        with pytest.raises(RuntimeError) as raised:
-            template_module.check("multiprocessing")
-    assert all(f"no {name} in multiprocessing.{path}" in str(raised.value) for name in names)
-
-
-def test_function_is_a_closure(monkeypatch):
-    function = multiprocessing.process.BaseProcess.__init__
-
-    def init(*args, **kwds):
-        return function(*args, **kwds)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(multiprocessing.process.BaseProcess, "__init__", init)
-        with pytest.raises(RuntimeError, match="__init__ without a closure"):
-            template_module.check("multiprocessing")

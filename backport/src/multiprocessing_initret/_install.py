@@ -40,7 +40,7 @@ _PRELOADED_OF_PACKAGE = ["dummy", "popen_forkserver", "queues", "synchronize"]
 
 def _set_preloaded(package: str, is_preloaded: bool) -> None:
     # Imported here because workers import this module.
-    from ._parent.template import set_preloaded
+    from ._parent.standard_forkserver import set_preloaded
 
     names = [*(f"{package}.{name}" for name in _PRELOADED_OF_PACKAGE), *_PRELOADED]
     set_preloaded(package, names, is_preloaded)

@@ -37,7 +37,7 @@ from .._shared.packages import log_warning, module, pickler_class
 from .._shared.record import Records
 from .._worker.process import Channel, run_process
 from .._worker.tasks import raise_error
-from . import template
+from . import standard_forkserver
 from .collector import Collector
 from .critical_section import CriticalSection, call_in_thread
 from .launcher import Launcher
@@ -47,6 +47,7 @@ from .result_pipes import result_pipes
 from .standard_pool import is_iterator
 from .starter import Starter
 from .supervisor import Supervisor
+from .template import Template
 from .worker_process import PlaceholderProcess, WorkerProcess
 from .workforce import Workforce
 
@@ -80,7 +81,7 @@ class ProcessSupervisor(Supervisor):
         super().__init__(pool, package)
         self._ctx = pool._ctx
         if self._ctx.get_start_method() == "forkserver":
-            template.check(package)
+            standard_forkserver.check(package)
         self._pickler = pickler_class(package)
         connection = module(package, "connection")
         self._wait, self._pipe = connection.wait, connection.Pipe
@@ -161,7 +162,7 @@ class ProcessSupervisor(Supervisor):
 
     def _prepare(self, initargs: "Any") -> None:
         super()._prepare(initargs)
-        self._template = template.Template(self._package, self._ctx, initargs)
+        self._template = Template(self._package, self._ctx, initargs)
         records = Records(self._package, 2 * self._standard.size() + _SPARE_RECORDS)
         reaper = Reaper(self._standard.size, records, self._task_pipe, self._collector)
         self._workforce = Workforce(

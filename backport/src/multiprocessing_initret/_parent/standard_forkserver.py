@@ -1,0 +1,280 @@
+"""Every private name of ``multiprocessing.forkserver`` that this package relies on.
+
+A template is a fork server of one pool (see ``template``).  It runs the standard main function of
+fork servers, and workers are started from it by the standard ``Popen``:
+
+    name                                        versions        used to
+    ------------------------------------------  --------------  -----------------------------------
+    forkserver.main                                             run a template
+      parameter authkey_r                       3.14            pass it an authentication key
+      parameter sys_argv                        3.13.8, 3.14.1  see what a fork server may preload
+    forkserver._forkserver                                      create another ``ForkServer``
+    ForkServer.connect_to_new_process                           send a request to a template
+      .ensure_running                                           start no other fork server
+      ._forkserver_address, .._alive_fd                         set where the template listens
+      ._forkserver_authkey                      3.14            set the authentication key
+      ._preload_modules                                         preload modules, if it exists
+    forkserver.read_signed                                      read the pid of a worker
+    popen_forkserver.Popen._launch                              start a worker from a template
+    process.BaseProcess.__init__, ._children                    hide a template from the program
+    util.get_temp_dir                                           create the socket of a template
+
+Names without a version are the same since Python 3.8, which templates require.  :func:`check` tests
+that all of them exist.
+"""
+
+import functools
+import itertools
+import os
+import sys
+import types
+
+from .._shared.initargs import PICKLES_ONCE
+from .._shared.packages import module, unwrapped
+from .private_names import missing_names, raise_if_missing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Sequence, Tuple
+
+    from .private_names import Requirements
+
+# What check() looks for; see missing_names().
+_REQUIRED_OF_FORKSERVER: "Requirements" = {
+    "_forkserver": (),
+    "read_signed": (),
+    "main": ("listener_fd", "alive_r", "preload"),
+    "ForkServer.__init__": ("_forkserver_address", "_forkserver_alive_fd"),
+    "ForkServer.ensure_running": (),
+    "ForkServer.connect_to_new_process": (),
+}
+# The same since Python 3.14.
+_REQUIRED_WITH_KEY: "Requirements" = {
+    "main": ("listener_fd", "alive_r", "preload", "authkey_r"),
+    "ForkServer.__init__": ("_forkserver_address", "_forkserver_alive_fd", "_forkserver_authkey"),
+}
+_REQUIRED_OF_POPEN: "Requirements" = {
+    "Popen._launch": (
+        *("spawn", "get_preparation_data"),
+        *("forkserver", "connect_to_new_process", "read_signed"),
+    ),
+}
+_REQUIRED_OF_PROCESS: "Requirements" = {
+    "_children": (),
+    "BaseProcess.__init__": ("_process_counter",),
+}
+
+
+def check(package: str) -> None:
+    """Check that this interpreter has every private name that this module relies on.
+
+    This imports the modules of the fork server: call it only for a pool that uses them.
+
+    :raises RuntimeError: if it has not, naming what is missing
+    """
+    if not PICKLES_ONCE:  # there are no templates
+        return
+    try:
+        forkserver = module(package, "forkserver")
+        popen = module(package, "popen_forkserver")
+    except ImportError:  # this system has no fork server
+        return
+    required = dict(_REQUIRED_OF_FORKSERVER)
+    if _key_length(forkserver):
+        required.update(_REQUIRED_WITH_KEY)
+    missing = [
+        *missing_names(forkserver, required),
+        *missing_names(popen, _REQUIRED_OF_POPEN),
+        *missing_names(module(package, "process"), _REQUIRED_OF_PROCESS),
+        *missing_names(module(package, "util"), {"get_temp_dir": ()}),
+    ]
+    if not missing:
+        # These functions run with other globals, which is not possible for a closure.
+        for cls, name in (
+            (popen.Popen, "_launch"),
+            (module(package, "process").BaseProcess, "__init__"),
+        ):
+            if unwrapped(getattr(cls, name)).__code__.co_freevars:
+                missing.append(f"{cls.__module__}.{cls.__name__}.{name} without a closure")
+    raise_if_missing(package, missing)
+
+
+def _names(function: "Any", attribute: str) -> "Tuple[str, ...]":
+    names: "Tuple[str, ...]" = getattr(
+        getattr(unwrapped(function), "__code__", None), attribute, ()
+    )
+    return names
+
+
+def _key_length(forkserver: "Any") -> int:
+    """Return the length of the fork server's authentication key; 0 before Python 3.14."""
+    length: int = getattr(forkserver, "_AUTHKEY_LEN", 0)
+    return length
+
+
+def set_preloaded(package: str, names: "Sequence[str]", is_preloaded: bool) -> None:
+    """Change what the fork server of a package imports when it starts, if there is one.
+
+    set_forkserver_preload() would replace what the program has set, so this uses the private
+    attribute.  A version of Python without it imports nothing beforehand.
+
+    :param names: names of modules that are added or removed
+    """
+    # Not get_all_start_methods(), which may check at some cost whether each method works.
+    if "forkserver" in module(package, "context")._concrete_contexts:
+        forkserver = module(package, "forkserver")
+        server: "Any" = getattr(forkserver, "_forkserver", None)
+        preloaded = getattr(server, "_preload_modules", None)
+        if preloaded is not None:
+            others = [name for name in preloaded if name not in names]
+            is_preloaded = is_preloaded and not _may_find_other_modules(forkserver)
+            server._preload_modules = others + [*names] if is_preloaded else others
+
+
+def _may_find_other_modules(forkserver: "Any") -> bool:
+    """Return whether a fork server may preload other modules than those of the program.
+
+    In Python versions before 3.13.8, and in 3.14.0, a fork server looks for modules in the current
+    directory first (gh-126631).  Its workers would keep a ``queue.py`` that it found there.
+    """
+    if "sys_argv" in _names(getattr(forkserver, "main", None), "co_varnames"):
+        return False  # it has the path of the program
+    try:
+        directory = os.path.join(os.getcwd(), "")
+        names = {name.partition(".")[0] for name in os.listdir(directory)}
+    except OSError:
+        return True
+    files = [getattr(sys.modules[name], "__file__", None) for name in names & set(sys.modules)]
+    # A module of the interpreter itself has no file, and no other is imported in its place.
+    return not all(os.path.abspath(file).startswith(directory) for file in files if file)
+
+
+#
+# How the parent starts a template, and starts workers from it
+#
+
+
+def create_key(package: str) -> bytes:
+    """Return a new authentication key for a template; it is empty before Python 3.14."""
+    return os.urandom(_key_length(module(package, "forkserver")))
+
+
+def client(package: str, address: str, alive_fd: int, key: bytes) -> "Any":
+    """Return a ``ForkServer`` that sends its requests to a template.
+
+    :param address: path of the socket that the template listens to
+    :param alive_fd: the end of a pipe whose other end makes the template exit
+    :param key: from :func:`create_key`
+    """
+    server = type(module(package, "forkserver")._forkserver)()
+    server.ensure_running = _do_nothing
+    server._forkserver_address = address
+    server._forkserver_alive_fd = alive_fd
+    server._forkserver_authkey = key
+    return server
+
+
+def _do_nothing() -> None:
+    """Replaces ``ForkServer.ensure_running()``: the ``Template`` starts the server."""
+
+
+def popen(package: str, process: "Any", server: "Any") -> "Any":
+    """Start a worker from a template, and return its ``Popen`` object.
+
+    :param server: from :func:`client`
+    """
+    return _popen_class(package)(process, forkserver=_PidReader(package, server))
+
+
+class _PidReader:
+    """Replaces the module ``forkserver`` in the ``Popen`` of a worker forked from a template.
+
+    ``Popen._launch()`` sends the process object, and reads the worker's pid after that.  If the
+    template were killed after forking and before it sent the pid, a worker that is not in the
+    pool's list would run in addition to its replacement.  So this class reads the pid first.
+    """
+
+    def __init__(self, package: str, server: "Any") -> None:
+        self._server = server
+        self._read_signed = module(package, "forkserver").read_signed
+
+    def connect_to_new_process(self, fds: "Any") -> "Tuple[int, int]":
+        sentinel, writer = self._server.connect_to_new_process(fds)
+        try:
+            self._pid: int = self._read_signed(sentinel)
+        except BaseException:
+            os.close(sentinel)
+            os.close(writer)
+            raise
+        return sentinel, writer
+
+    def read_signed(self, _: int) -> int:
+        return self._pid
+
+
+class _SpawnWithoutMain:
+    """Replaces the module ``spawn`` in the ``Popen`` of a template.
+
+    In Python versions before 3.13.8, and in 3.14.0, each process that a fork server starts imports
+    the main module, because the fork server does not (gh-126631).  The template must not: its
+    workers would share the random generators and connections of that module.
+
+    Nor must it log to stderr: its workers would inherit the handler, and each would add another.
+    """
+
+    def __init__(self, package: str) -> None:
+        self._get_preparation_data = module(package, "spawn").get_preparation_data
+
+    def get_preparation_data(self, name: str) -> "Any":
+        data = self._get_preparation_data(name)
+        for key in "init_main_from_name", "init_main_from_path", "log_to_stderr":
+            data.pop(key, None)
+        return data
+
+
+@functools.lru_cache(maxsize=None)
+def _popen_class(package: str) -> "Any":
+    """Return a subclass of a package's ``Popen`` that can replace the modules it uses."""
+    standard = module(package, "popen_forkserver")
+
+    class Popen(standard.Popen):  # type: ignore[misc,name-defined]
+        def __init__(self, process: "Any", **replaced: "Any") -> None:
+            self._replaced = replaced
+            super().__init__(process)
+
+        def _launch(self, process: "Any") -> None:
+            # The method looks up the modules in its globals, so run it with other globals.
+            names = {**vars(standard), **self.__dict__.pop("_replaced")}
+            code = unwrapped(standard.Popen._launch).__code__
+            types.FunctionType(code, names)(self, process)
+
+    return Popen
+
+
+def start_template(
+    package: str, cls: "Any", target: "Callable[..., None]", args: "Tuple[Any, ...]"
+) -> "Any":
+    """Start the process of a template, and return it.
+
+    It does not count among the processes of the program: ``Process.__init__()`` runs with a
+    counter of its own, because programs derive numbers from the identities of their workers.
+
+    :param cls: the class ``Process`` of the pool's context
+    :param target: main function of the template
+    :param args: its arguments
+    """
+    processes = module(package, "process")
+    init = unwrapped(processes.BaseProcess.__init__)
+    names = {**vars(processes), "_process_counter": itertools.count()}
+    init = types.FunctionType(init.__code__, names, None, init.__defaults__)
+    process = cls.__new__(cls)
+    init(process, target=target, args=args, daemon=True)
+    process._Popen = functools.partial(_popen_template, package)
+    process.start()
+    processes._children.discard(process)
+    return process
+
+
+def _popen_template(package: str, process: "Any") -> "Any":
+    del process._Popen  # it would be pickled with the process
+    return _popen_class(package)(process, spawn=_SpawnWithoutMain(package))
