@@ -204,8 +204,10 @@ def test_sentinel(parts):
     assert parts.get() == (400, 40, (True, 4))
 
 
-def test_stopped(parts):
-    parts.collector.is_stopped = True
+def test_call_after_the_sentinel(parts):
+    """The result handler checks whether results are pending, and calls get() again if there are."""
+    parts.queue.put(None)
+    assert parts.get() is None
     parts.collector.call_soon(lambda: None)
     assert parts.get() is None
 

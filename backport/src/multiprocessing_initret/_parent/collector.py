@@ -48,10 +48,6 @@ class Collector:
     :param check_workers: makes the worker handler look for exited workers
     """
 
-    #: Whether all workers have exited because the pool is terminated.  The thread that terminates
-    #: the pool sets this.
-    is_stopped = False
-
     #: Whether the result handler has ended after a failure, and delivers nothing more.
     has_ended = False
 
@@ -119,7 +115,7 @@ class Collector:
                 # descriptor may belong to the pipe of another worker now.  After the sentinel,
                 # make get() return None if there is no result: the result handler checks whether
                 # any are pending, and calls get() again.
-                return not self._ready and (self._is_ending or self.is_stopped)
+                return not self._ready and self._is_ending
         return False
 
     def _time_until_check(self, next_check: float) -> float:

@@ -247,7 +247,6 @@ class ProcessSupervisor(Supervisor):
 
     def _stop_workers(self) -> None:
         self._workforce.terminate()
-        self._collector.is_stopped = True
 
     def _discard_tasks(self) -> None:
         # The standard _help_stuff_finish() would hang on half a message in the pipe.
