@@ -55,7 +55,7 @@ def wait_until(condition, timeout=TIMEOUT):
         time.sleep(0.01)
 
 
-def call_in_thread(function, *args):
+def call_with_timeout(function, *args):
     """Call a function in a thread, in case it hangs; return its result or raise its exception."""
     results, errors = [], []
 
@@ -76,7 +76,7 @@ def call_in_thread(function, *args):
 
 def join_in_time(pool):
     """Join a pool that is closed or terminated, and fail if that hangs."""
-    call_in_thread(pool.join)
+    call_with_timeout(pool.join)
 
 
 class Counted:
@@ -215,7 +215,7 @@ def describe(pool):
     ]
     return (
         f"workers (pid, (state, number), exit code): {workers}, in flight: {tasks.in_flight()}, "
-        f"bytes unread: {tasks._unread()}, lock of the task pipe: {tasks._lock}"
+        f"bytes unread: {tasks._unread()}, lock of the task pipe: {tasks._read_lock}"
     )
 
 

@@ -12,7 +12,7 @@ import time
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, WINDOWS, call_in_thread, join_in_time, wait_until
+from conftest import TIMEOUT, WINDOWS, call_with_timeout, join_in_time, wait_until
 from multiprocessing_initret import WorkerLostError
 
 # On Windows, os.kill() terminates the process, and the number of the signal is its exit code.
@@ -35,7 +35,7 @@ def create_pool(start_method, processes=2, initializer=int, initargs=(40,), **kw
 
 def end_pool(pool, method="terminate"):
     """Close or terminate a pool, and join it."""
-    call_in_thread(getattr(pool, method))
+    call_with_timeout(getattr(pool, method))
     join_in_time(pool)
 
 

@@ -5,7 +5,7 @@ import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT, call_in_thread, join_in_time, wait_until
+from conftest import TIMEOUT, call_with_timeout, join_in_time, wait_until
 from multiprocessing_initret._parent import supervisor
 from pool_support import (
     NotAnException,
@@ -174,7 +174,7 @@ def test_iterable_ends_after_the_pool(make_pool, make_thread_pool, monkeypatch, 
         assert iterator.next(TIMEOUT) in (40, 41, 42)
         pool.terminate()
         may_end.set()
-        call_in_thread(pool._task_handler.join)
+        call_with_timeout(pool._task_handler.join)
         # A later result may have arrived before an earlier one.
         assert any(is_lost(item, "terminated") for item in results_and_exceptions(iterator))
 

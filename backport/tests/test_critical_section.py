@@ -4,8 +4,7 @@ import _thread
 import threading
 
 import pytest
-from conftest import TIMEOUT
-from conftest import call_in_thread as call_in_time
+from conftest import TIMEOUT, call_with_timeout
 from multiprocessing_initret._parent.critical_section import CriticalSection, call_in_thread
 
 
@@ -41,7 +40,7 @@ def test_exception(section):
 
 
 def test_interrupted(section):
-    """Ctrl-C may prevent the call of __exit__()."""
+    """A function that has returned is not in the section, even if it did not call __exit__()."""
 
     def enter():
         section.__enter__()
@@ -52,13 +51,13 @@ def test_interrupted(section):
 
 def test_other_thread(section):
     with section:
-        assert not call_in_time(section.is_entered)
+        assert not call_with_timeout(section.is_entered)
 
 
 def test_sender(section):
     section.sender = threading.get_ident()
     assert section.is_entered()
-    assert not call_in_time(section.is_entered)
+    assert not call_with_timeout(section.is_entered)
 
 
 def test_sections_of_other_pools(section):
@@ -86,19 +85,19 @@ def test_call(timeout):
 
 
 def test_call_in_a_thread_that_holds_the_lock_of_the_module_threading():
-    """The garbage collector may call it in threading.enumerate()."""
+    """threading.enumerate() holds this lock, and the garbage collector may run in it."""
     is_called = threading.Event()
 
     def call():
         with threading._active_limbo_lock:
             call_in_thread(is_called.set, timeout=0.01)
 
-    call_in_time(call)
+    call_with_timeout(call)
     assert is_called.wait(TIMEOUT)
 
 
 def test_function_raises_an_exception(monkeypatch):
-    """The caller has nothing to do with the pool that was garbage."""
+    """It is not raised in the caller, which has nothing to do with the pool that is garbage."""
     monkeypatch.setattr(threading, "excepthook", print, raising=False)  # since Python 3.8
     call_in_thread(int, "no number", timeout=TIMEOUT)
 

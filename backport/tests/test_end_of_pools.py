@@ -9,7 +9,7 @@ import types
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, call_in_thread, join_in_time, linux, posix, wait_until
+from conftest import TIMEOUT, call_with_timeout, join_in_time, linux, posix, wait_until
 from multiprocessing_initret._parent import supervisor, workforce
 from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.reaper import Reaper
@@ -46,7 +46,7 @@ def test_terminate_while_an_iterable_blocks(pool, monkeypatch, method):
     assert iterator.next(TIMEOUT) == 41
     later = pool.apply_async(add, (2,))  # the task handler does not get to this call
     task_handler = pool._task_handler
-    call_in_thread(pool.terminate)
+    call_with_timeout(pool.terminate)
     assert task_handler.is_alive()
     assert is_lost(result_or_exception(later), "terminated")
     with pytest.raises(multiprocessing_initret.WorkerLostError, match="terminated"):
@@ -80,7 +80,7 @@ def busy_pool(start_method):
 def test_worker_that_ignores_sigterm(monkeypatch, start_method):
     monkeypatch.setattr(workforce, "TERMINATION_TIMEOUT", 0.2)
     pool, workers, results = busy_pool(start_method)
-    call_in_thread(pool.terminate)
+    call_with_timeout(pool.terminate)
     assert all(is_lost(result_or_exception(result), "terminated") for result in results)
     is_known = FORK_SERVER_REPORTS_SIGNALS or start_method != "forkserver"
     code = -signal.SIGKILL if is_known else UNKNOWN_EXITCODE

@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT, call_in_thread, posix
+from conftest import TIMEOUT, call_with_timeout, posix
 from multiprocessing_initret import ThreadPool, WorkerLostError
 from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.launcher import Launcher
@@ -177,7 +177,7 @@ def test_iterator_fails_before_its_tasks_are_generated(pool, monkeypatch):
 def test_result_handler_counts_a_chunk_while_a_map_fails(pool, tmp_path):
     result = pool.map_async(write_pid_and_wait, [str(tmp_path / "inside")])
     result._number_left -= 1  # the result handler has not compared it with 0 yet
-    call_in_thread(pool._cache.cancel_all, WorkerLostError("failed"), False)
+    call_with_timeout(pool._cache.cancel_all, WorkerLostError("failed"), False)
     assert type(error_of(result)) is WorkerLostError
 
 

@@ -384,7 +384,7 @@ if __name__ == "__main__":
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork server here"
 )
 def test_file_with_the_name_of_a_standard_module(python, tmp_path):
-    """A fork server that preloads looks for modules in the current directory (gh-126631)."""
+    """A fork server that preloads looks for modules in the current directory (gh-117378)."""
     (tmp_path / "queue.py").write_text("class Queue: pass")
     (tmp_path / "directory").mkdir()
     (tmp_path / "directory" / "program.py").write_text(SHADOWED)

@@ -1,4 +1,4 @@
-"""Each private name of the standard library that the package uses is in the table of a check."""
+"""The private names of pools, executors and the fork server that the package uses are checked."""
 
 import ast
 import importlib
@@ -19,7 +19,7 @@ FORKSERVER = [standard_forkserver._REQUIRED_OF_FORKSERVER, standard_forkserver._
 PROCESS_EXECUTOR = [_standard_executor.PROCESS_REQUIREMENTS]
 THREAD_EXECUTOR = [_standard_executor.THREAD_REQUIREMENTS]
 
-# Names that are used only if they exist, and names of other classes that happen to be the same.
+# Names that are used only if they exist, and names that are used of other classes only.
 UNCHECKED = {
     "multiprocessing.pool": {"_initargs"},
     "multiprocessing.forkserver": {"_preload_modules", "_lock", "_inheriting", "_exit"},
@@ -39,7 +39,7 @@ def is_private(name):
 
 
 def is_self(node):
-    """Return whether an expression is an object of the package itself."""
+    """Return whether an expression is `self`, `cls` or `super()`."""
     return getattr(node, "id", "") in ("self", "cls") or (
         isinstance(node, ast.Call) and getattr(node.func, "id", "") == "super"
     )
@@ -60,7 +60,7 @@ def uses(path):
 
 
 def defined(module):
-    """Return the private names that a module of the standard library defines or sets."""
+    """Return the private names of attributes, functions and classes in the source of a module."""
     found = set()
     for node in ast.walk(ast.parse(pathlib.Path(module.__file__).read_text(encoding="utf-8"))):
         found.add(getattr(node, "attr", getattr(node, "name", "")))

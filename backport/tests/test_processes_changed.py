@@ -74,7 +74,7 @@ def test_initargs_changed(start_method):
     with create_pool(start_method, 1) as pool:
         check_pool(pool)
         pool._processes, pool._initargs = 2, (41,)
-        with pytest.raises(RuntimeError, match="all workers .* receive the same initargs"):
+        with pytest.raises(RuntimeError, match="all workers .* must have the same initializer"):
             pool._repopulate_pool()
         check_pool(pool)
 

@@ -13,7 +13,7 @@ import types
 import weakref
 
 import pytest
-from conftest import TIMEOUT, WINDOWS, call_in_thread, linux, posix
+from conftest import TIMEOUT, WINDOWS, call_with_timeout, linux, posix
 from multiprocessing_initret._parent import result_pipes
 from multiprocessing_initret._shared import messages
 from multiprocessing_initret._shared.messages import RESULT_HEADER, MessageBuffer, TruncatedMessage
@@ -74,7 +74,7 @@ def test_wake_up_is_read_while_another_thread_is_waking(pipes):
     """That thread may be waiting for the result handler, if the pool is terminated there."""
     pipes.wake()
     with pipes._wake_lock:
-        assert call_in_thread(pipes.read_wake_up) is False
+        assert call_with_timeout(pipes.read_wake_up) is False
     pipes.wake()
     assert pipes.wait() == [None]
 

@@ -1,4 +1,4 @@
-"""Private names of ``multiprocessing.forkserver``, all of which an interpreter must have."""
+"""Private names of the fork server: an interpreter that lacks one is not supported."""
 
 import multiprocessing
 import multiprocessing.process
@@ -56,5 +56,5 @@ def test_function_is_a_closure(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(multiprocessing.process.BaseProcess, "__init__", init)
-        with pytest.raises(RuntimeError, match="__init__ without a closure"):
+        with pytest.raises(RuntimeError, match="__init__ without free variables"):
             standard_forkserver.check("multiprocessing")

@@ -213,7 +213,7 @@ def test_unknown_queues(monkeypatch):
     monkeypatch.setattr(
         multiprocessing.context.BaseContext, "SimpleQueue", lambda ctx: OtherQueue(ctx=ctx)
     )
-    with pytest.raises(RuntimeError, match="no queues of a known kind"):
+    with pytest.raises(RuntimeError, match="no queues of a known type"):
         multiprocessing_initret.Pool(1, int, (40,), expect_initret=True)
 
 

@@ -9,7 +9,7 @@ import threading
 import weakref
 
 import pytest
-from conftest import TIMEOUT, call_in_thread, counts_references, posix, wait_until
+from conftest import TIMEOUT, call_with_timeout, counts_references, posix, wait_until
 from multiprocessing_initret import WorkerLostError
 from multiprocessing_initret._parent.starter import Starter
 from pool_support import add, check_pool, create_pool, end_pool, error_of, wait_long
@@ -189,7 +189,7 @@ def test_constructor(make_fork_fail):
 
     fork._fork = fork_once
     with pytest.raises(BlockingIOError):
-        call_in_thread(create_pool, "fork", 3)
+        call_with_timeout(create_pool, "fork", 3)
     assert len(calls) == 2
     wait_until(lambda: not multiprocessing.active_children())
 

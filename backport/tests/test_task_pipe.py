@@ -401,7 +401,7 @@ def test_lock_of_a_living_worker(make_parent, state):
 
 
 def test_thread_that_is_sending_is_in_the_section(make_parent, monkeypatch):
-    """terminate(), called by the garbage collector, waits for a thread that needs the mutex."""
+    """terminate(), called by the garbage collector, waits for a thread that needs the lock."""
     parent = make_parent()
     pipe, register, seen = parent.pipe, parent.pipe._register, []
 

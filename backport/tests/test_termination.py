@@ -16,7 +16,7 @@ import pytest
 from conftest import (
     START_METHODS,
     TIMEOUT,
-    call_in_thread,
+    call_with_timeout,
     counts_references,
     join_in_time,
     linux,
@@ -232,7 +232,7 @@ def test_terminate_in_the_task_handler(make_pool, monkeypatch):
 
     monkeypatch.setattr(Workforce, "terminate", terminate_and_leave_a_part)
     pool.imap(add, items())
-    call_in_thread(pool._task_handler.join)
+    call_with_timeout(pool._task_handler.join)
     join_in_time(pool)
 
 
@@ -248,7 +248,7 @@ def test_garbage_collector_terminates_a_pool_while_another_one_starts(make_pool,
         return sendfds(*args)
 
     monkeypatch.setattr(multiprocessing.reduction, "sendfds", terminate_and_send)
-    other = call_in_thread(make_pool)
+    other = call_with_timeout(make_pool)
     check_pool(other)
     join_in_time(pool)
 
@@ -281,8 +281,8 @@ def test_pool_is_garbage_while_the_program_starts_a_process(monkeypatch):
     assert is_starting.wait(TIMEOUT)
     monkeypatch.setattr(multiprocessing.reduction, "sendfds", drop_pool_and_send)
     process = multiprocessing.get_context("forkserver").Process(target=print)
-    call_in_thread(process.start)
-    call_in_thread(process.join)
+    call_with_timeout(process.start)
+    call_with_timeout(process.join)
     assert process.exitcode == 0
     wait_until(lambda: threading.active_count() <= threads)
     assert not handler.is_alive()

@@ -5,7 +5,7 @@ import multiprocessing.pool
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, call_in_thread, wait_until
+from conftest import TIMEOUT, call_with_timeout, wait_until
 from multiprocessing_initret._parent.throttle import Throttle
 from pool_support import add
 
@@ -111,5 +111,5 @@ def test_room_is_made_while_room_is_made():
         with throttle._lock:
             throttle.release()
 
-    call_in_thread(release)
+    call_with_timeout(release)
     assert list(throttle.send_some()) == ["a"]

@@ -56,7 +56,7 @@ def _construct(
     from ._parent.process_supervisor import MAX_WORKERS, ProcessSupervisor
     from ._parent.supervisor import Supervisor, ThreadSupervisor
 
-    standard_pool.prepare(pool)
+    standard_pool.set_initial_state(pool)
     standard_pool.check(package)
     _check_initializer(initializer, initargs)
     is_thread_pool = isinstance(pool, module(package, "pool").ThreadPool)

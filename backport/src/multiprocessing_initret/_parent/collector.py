@@ -49,7 +49,7 @@ class Collector:
     """
 
     #: Whether the result handler has ended after a failure, and delivers nothing more.
-    has_ended = False
+    has_ended_by_failure = False
 
     def __init__(
         self,
@@ -101,8 +101,8 @@ class Collector:
 
     def _wait(self) -> bool:
         """Wait for messages and calls, and process them; return whether :meth:`get` is to end."""
-        timeout = -1.0 if self._next_check is None else self._time_until_check(self._next_check)
-        # After a failure, do not use the pipes: the posted calls fail the remaining tasks.
+        timeout = -1.0 if self._next_check is None else self._check_if_due(self._next_check)
+        # After a failure, read wake-ups only: the posted calls fail the remaining tasks.
         for worker in [None] if self._has_failed else self._pipes.wait(timeout):
             if worker is not None:
                 self._receive(worker)
@@ -113,15 +113,15 @@ class Collector:
                 self._run_calls()
                 # Skip the rest of the list: a call may have closed a worker's pipe, and the
                 # descriptor may belong to the pipe of another worker now.  After the sentinel,
-                # make get() return None if there is no result: the result handler checks whether
-                # any are pending, and calls get() again.
+                # get() returns None if no result is ready.  The result handler then checks whether
+                # results are pending, and calls get() again if so.
                 return not self._ready and self._is_ending
         return False
 
-    def _time_until_check(self, next_check: float) -> float:
+    def _check_if_due(self, next_check: float) -> float:
         """Wake the worker handler if a check is due, and return the seconds until the next one.
 
-        Results that arrive all the time must not delay the check.
+        The check is due at a fixed time, so that a steady stream of results does not delay it.
         """
         now = time.monotonic()
         if now >= next_check:
@@ -153,14 +153,15 @@ class Collector:
         self._ready.append((*task, result))
 
     def _handle_failure(self, error: BaseException) -> None:
-        # Race: tasks may be sent between the first failure and the second.
-        self.has_ended, self._has_failed = self._has_failed, True
+        # The first failure does not end the result handler, which must run the calls that are
+        # posted.  After a second one it ends, and the task handler fails what is sent later.
+        self.has_ended_by_failure, self._has_failed = self._has_failed, True
         try:
             self._on_failure(error)
         except BaseException:
-            self.has_ended = True
+            self.has_ended_by_failure = True
             raise
-        if self.has_ended:
+        if self.has_ended_by_failure:
             raise EOFError("the result handler cannot continue") from error
 
     # -- In any thread ------------------------------------------------------------------------
@@ -168,7 +169,8 @@ class Collector:
     def call_soon(self, function: "Callable[..., None]", *args: "Any") -> None:
         """Post a call of a function to the result handler thread."""
         self._calls.append((function, args))
-        # terminate() might write a sentinel in the middle of the wake-up.
+        # The garbage collector might call terminate(), which would write a sentinel in the middle
+        # of the wake-up.
         with self._section:
             self._pipes.wake()
 
@@ -189,7 +191,7 @@ class Collector:
         """Deliver the results that a worker had sent before it exited, and close its pipe.
 
         :param number: number of the message whose task the worker may not have finished, or None;
-            if its result has not arrived, the task fails, and that is logged
+            if no result of that task has arrived, the task fails, which is logged
         """
         self.call_soon(self._remove_worker, worker, number)
 

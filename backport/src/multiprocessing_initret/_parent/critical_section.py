@@ -1,4 +1,4 @@
-"""Sections of code in which a thread must not terminate the pool, and what it does instead."""
+"""Sections of code in which a thread must not terminate the pool, but lets another thread do so."""
 
 import _thread
 import functools
@@ -35,11 +35,11 @@ class CriticalSection:
     """
 
     #: Identifier of the task handler while it begins to send a message.  A ``with`` statement would
-    #: take 0.4 microseconds.
+    #: add 0.4 microseconds to each task.
     sender: "Optional[int]" = None
 
-    # The frames of the `with` statements.  A thread identifier would not do: Ctrl-C may prevent the
-    # call of __exit__().
+    # The frames of the `with` statements.  If Ctrl-C prevents the call of __exit__(), a frame that
+    # has returned is in no stack; a thread identifier would still be that of a running thread.
     _frames: "List[FrameType]" = []
 
     def __enter__(self) -> None:
@@ -59,9 +59,9 @@ class CriticalSection:
 
 
 def call_in_thread(function: "Callable[..., object]", *args: "Any", timeout: float = 0) -> None:
-    """Call a function in another thread.
+    """Call a function in another thread, or in this one if no thread can be started.
 
-    :param timeout: how long to wait for the function to return, in seconds
+    :param timeout: maximum time to wait for the function to return, in seconds; 0 to return at once
     """
     finished = _thread.allocate_lock()
     finished.acquire()
@@ -80,8 +80,8 @@ def call_in_thread(function: "Callable[..., object]", *args: "Any", timeout: flo
             call()
 
     try:
-        # Thread.start() acquires a lock of the module threading, and the garbage collector may
-        # have called this function in a thread that holds that lock.  So another thread calls it.
+        # Thread.start() acquires a lock of the module threading.  The garbage collector may have
+        # called this function in a thread that holds that lock, so Thread.start() runs in another.
         _thread.start_new_thread(start, ())
     except RuntimeError:  # the interpreter is exiting, or the system allows no more threads
         call()

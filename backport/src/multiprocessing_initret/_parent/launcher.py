@@ -72,7 +72,7 @@ class Launcher:
             method = getattr(worker.process, "_start_method", None) or self._ctx.get_start_method()
             channel.parent_pid = os.getpid() if method in METHODS_OF_CHILDREN else None
             worker.generation = self._reaper.generation
-            self._template.adopt(worker.process)
+            self._template.use_for(worker.process)
             self._start_process(worker.process, method)
         finally:
             channel.writer.close()

@@ -6,7 +6,12 @@ import os
 import time
 
 from .._shared.errors import WorkerLostError, report_exception
-from .standard_pool import expect_one_chunk, is_iterator, keep_length, silence_waiting_threads
+from .standard_pool import (
+    expect_one_chunk,
+    ignore_late_length,
+    is_iterator,
+    silence_waiting_threads,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +68,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
                 callback = getattr(result, name, None)
                 if callback is not None:
                     setattr(result, name, functools.partial(self._run_callback, job, callback))
-            keep_length(result, self, job)
+            ignore_late_length(result, self, job)
             super().__setitem__(job, result)
             # Race: another thread may have closed the pool after apply_async() checked that
             # it was running.  The closing pool only waits for results added before that.

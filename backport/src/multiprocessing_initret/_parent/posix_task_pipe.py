@@ -8,7 +8,7 @@ import struct
 import termios
 
 from .._shared.messages import HEADER, header
-from .task_pipe import Sent, TaskPipe
+from .task_pipe import SentMessage, TaskPipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 _SEND_INTERVAL = 0.1  # seconds after which a blocked send() checks whether the pipe was closed
 
 # Size, in bytes, from which a message is written separately from its header, to save a copy.
-_LARGE = 16384
+_MIN_SEPARATE = 16384
 
-# Bytes that are passed to one os.write(), the capacity of a pipe on Linux.  PyPy copies all bytes
-# that are passed, although the pipe has room for a few of them.
+# Maximum number of bytes that are passed to one os.write(): the capacity of a pipe on Linux.  PyPy
+# copies all that are passed, even if the pipe has room for only a few.
 _MAX_WRITTEN = 65536
 
 
@@ -38,7 +38,7 @@ class PosixTaskPipe(TaskPipe):
     def _begin(self, job: "Any", index: int, message: "Any") -> "Any":
         size = len(message)
         head = header(size)
-        is_large = size >= _LARGE
+        is_large = size >= _MIN_SEPARATE
         data = head if is_large else head + message
         number = self._register(job, index, len(head) + size, len(head))
         written = self._write_some(data)
@@ -60,7 +60,7 @@ class PosixTaskPipe(TaskPipe):
     def _write(self, number: int, view: memoryview) -> None:
         """Write the rest of a message, unless it is removed or the pipe is closed meanwhile."""
         while view:
-            with self._section, self._mutex:
+            with self._section, self._write_lock:
                 if self._is_closed or self._removed_number == number:
                     return
                 written = self._write_some(view[:_MAX_WRITTEN])
@@ -83,7 +83,7 @@ class PosixTaskPipe(TaskPipe):
     def _write_message(self, job: "Any", index: int, message: bytes) -> bool:
         """Write a small message without blocking, and return whether that was possible."""
         message = header(len(message)) + message
-        with self._section, self._mutex:
+        with self._section, self._write_lock:
             if self._is_closed or self._end != self._written or len(message) > select.PIPE_BUF:
                 return False
             start = self._written
@@ -91,7 +91,9 @@ class PosixTaskPipe(TaskPipe):
                 return False
             self._last_number += 1
             self._end = self._written
-            self._in_flight[self._last_number] = Sent(job, index, start, self._end, HEADER.size)
+            self._in_flight[self._last_number] = SentMessage(
+                job, index, start, self._end, HEADER.size
+            )
             return True
 
     def _unread(self) -> int:
@@ -99,7 +101,7 @@ class PosixTaskPipe(TaskPipe):
         buffer = fcntl.ioctl(self._reader.fileno(), termios.FIONREAD, buffer)
         return struct.unpack("i", buffer)[0]  # type: ignore[no-any-return]
 
-    def _remove_from(self, position: int, number: int, sent: Sent) -> None:
+    def _remove_from(self, position: int, number: int, sent: SentMessage) -> None:
         if sent.end > self._written:
             # The task handler is still writing this message.
             self._removed_number = number

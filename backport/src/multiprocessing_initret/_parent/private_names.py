@@ -8,8 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterable, Iterator, Mapping, Sequence
 
-    #: Paths of objects in a module.  The values are names that the code of a function contains:
-    #: parameters that are bound by name, attributes that a constructor sets, and other names.
+    #: Maps the path of an object in a module, such as ``Pool.__init__``, to the names that its code
+    #: must contain: parameters that are passed by name, attributes that a constructor sets, others.
     Requirements = Mapping[str, Sequence[str]]
 
 
@@ -22,11 +22,11 @@ def missing_names(module: "Any", required: "Requirements") -> "Iterator[str]":
         obj = module
         for name in path.split("."):
             obj = getattr(obj, name, None)
-        # A constructor that install() has replaced, or a class method.
+        # install() keeps the constructor that it replaces in the attribute `standard`.
         obj = getattr(obj, "standard", obj)
         obj = unwrapped(getattr(obj, "__func__", obj))
         code: "Any" = getattr(obj, "__code__", None)
-        # object.__init__() has no such code: a class that lacks its own inherits it.
+        # A class without an __init__() of its own inherits that of object, which has no code.
         if obj is None or (names and not hasattr(code, "co_names")):
             yield f"{module.__name__}.{path}"
         elif names:

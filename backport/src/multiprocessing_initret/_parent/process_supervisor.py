@@ -199,7 +199,7 @@ class ProcessSupervisor(Supervisor):
             self._workforce.break_pool(f"{describe(error)} in the task handler", error)
             if task is not None:
                 self._collector.fail(task[0], task[1], self._workforce.broken_error())
-        if self._collector.has_ended:
+        if self._collector.has_ended_by_failure:
             self._results.fail_all(self._workforce.broken_error())
 
     def _send_task(self, job: int, index: int, func: "Any", args: "Any", kwds: "Any") -> None:

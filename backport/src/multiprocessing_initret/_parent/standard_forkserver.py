@@ -1,26 +1,32 @@
-"""Every private name of ``multiprocessing.forkserver`` that this package relies on.
+"""The private names of the fork server that this package relies on, and a check that they exist.
 
 A template is a fork server of one pool (see ``template``).  It runs the standard main function of
 fork servers, and workers are started from it by the standard ``Popen``:
 
-    name                                        versions        used to
+    name                                        since           used to
     ------------------------------------------  --------------  -----------------------------------
     forkserver.main                                             run a template
       parameter authkey_r                       3.14            pass it an authentication key
-      parameter sys_argv                        3.13.8, 3.14.1  see what a fork server may preload
+      parameter sys_argv                        3.13.12, 3.14.3 see what a fork server may preload
+    forkserver._AUTHKEY_LEN                     3.14            create that key
     forkserver._forkserver                                      create another ``ForkServer``
     ForkServer.connect_to_new_process                           send a request to a template
       .ensure_running                                           start no other fork server
-      ._forkserver_address, .._alive_fd                         set where the template listens
+      ._forkserver_address                                      set where the template listens
+      ._forkserver_alive_fd                                     pass a pipe that keeps it running
       ._forkserver_authkey                      3.14            set the authentication key
-      ._preload_modules                                         preload modules, if it exists
+      ._preload_modules                                         preload modules
     forkserver.read_signed                                      read the pid of a worker
     popen_forkserver.Popen._launch                              start a worker from a template
-    process.BaseProcess.__init__, ._children                    hide a template from the program
+    process.BaseProcess.__init__                                hide a template from the program
+      ._process_counter, ._children                             the same
+      ._Popen                                                   start a worker from a template
+    context._concrete_contexts                                  see whether there is a fork server
     util.get_temp_dir                                           create the socket of a template
 
 Names without a version are the same since Python 3.8, which templates require.  :func:`check` tests
-that all of them exist.
+that they exist, except for *sys_argv* and *_preload_modules*, which are used only if they exist,
+*_Popen* and *_concrete_contexts*.
 """
 
 import functools
@@ -66,11 +72,11 @@ _REQUIRED_OF_PROCESS: "Requirements" = {
 
 
 def check(package: str) -> None:
-    """Check that this interpreter has every private name that this module relies on.
+    """Check that this interpreter has the private names that templates rely on.
 
     This imports the modules of the fork server: call it only for a pool that uses them.
 
-    :raises RuntimeError: if it has not, naming what is missing
+    :raises RuntimeError: if a name is missing; the message contains all missing names
     """
     if not PICKLES_ONCE:  # there are no templates
         return
@@ -89,13 +95,13 @@ def check(package: str) -> None:
         *missing_names(module(package, "util"), {"get_temp_dir": ()}),
     ]
     if not missing:
-        # These functions run with other globals, which is not possible for a closure.
+        # Copies of these functions run with other globals, and would have no closure cells.
         for cls, name in (
             (popen.Popen, "_launch"),
             (module(package, "process").BaseProcess, "__init__"),
         ):
             if unwrapped(getattr(cls, name)).__code__.co_freevars:
-                missing.append(f"{cls.__module__}.{cls.__name__}.{name} without a closure")
+                missing.append(f"{cls.__module__}.{cls.__name__}.{name} without free variables")
     raise_if_missing(package, missing)
 
 
@@ -113,14 +119,17 @@ def _key_length(forkserver: "Any") -> int:
 
 
 def set_preloaded(package: str, names: "Sequence[str]", is_preloaded: bool) -> None:
-    """Change what the fork server of a package imports when it starts, if there is one.
+    """Change which modules the fork server of a package imports when it starts.
 
-    set_forkserver_preload() would replace what the program has set, so this uses the private
-    attribute.  A version of Python without it imports nothing beforehand.
+    This does nothing if there is no fork server, or if it has no ``_preload_modules``.  It adds
+    nothing if the fork server may find other modules of the same names.  The public function
+    ``set_forkserver_preload()`` would replace what the program has set.
 
-    :param names: names of modules that are added or removed
+    :param names: names of modules
+    :param is_preloaded: whether they are added or removed
     """
-    # Not get_all_start_methods(), which may check at some cost whether each method works.
+    # get_all_start_methods() tests whether each start method works since Python 3.14.10 and 3.15.2,
+    # which takes 33 imports and a temporary file.
     if "forkserver" in module(package, "context")._concrete_contexts:
         forkserver = module(package, "forkserver")
         server: "Any" = getattr(forkserver, "_forkserver", None)
@@ -134,18 +143,19 @@ def set_preloaded(package: str, names: "Sequence[str]", is_preloaded: bool) -> N
 def _may_find_other_modules(forkserver: "Any") -> bool:
     """Return whether a fork server may preload other modules than those of the program.
 
-    In Python versions before 3.13.8, and in 3.14.0, a fork server looks for modules in the current
-    directory first (gh-126631).  Its workers would keep a ``queue.py`` that it found there.
+    Before Python 3.12.8 and 3.13.1, a fork server looks for the modules in the current directory
+    first (gh-117378).  If it imported a ``queue.py`` from there, its workers would have that in
+    place of the standard module.
     """
     if "sys_argv" in _names(getattr(forkserver, "main", None), "co_varnames"):
-        return False  # it has the path of the program
+        return False  # a newer version, which sets sys.path to that of the program
     try:
         directory = os.path.join(os.getcwd(), "")
         names = {name.partition(".")[0] for name in os.listdir(directory)}
     except OSError:
         return True
     files = [getattr(sys.modules[name], "__file__", None) for name in names & set(sys.modules)]
-    # A module of the interpreter itself has no file, and no other is imported in its place.
+    # A built-in module has no file, and is found before any file.
     return not all(os.path.abspath(file).startswith(directory) for file in files if file)
 
 
@@ -163,7 +173,7 @@ def client(package: str, address: str, alive_fd: int, key: bytes) -> "Any":
     """Return a ``ForkServer`` that sends its requests to a template.
 
     :param address: path of the socket that the template listens to
-    :param alive_fd: the end of a pipe whose other end makes the template exit
+    :param alive_fd: writing end of a pipe; the template exits when no process has it open
     :param key: from :func:`create_key`
     """
     server = type(module(package, "forkserver")._forkserver)()
@@ -256,8 +266,9 @@ def start_template(
 ) -> "Any":
     """Start the process of a template, and return it.
 
-    It does not count among the processes of the program: ``Process.__init__()`` runs with a
-    counter of its own, because programs derive numbers from the identities of their workers.
+    The process is hidden from the program.  It is not in ``active_children()``, and its number is
+    taken from another counter, because programs derive numbers from the identities of their
+    workers.
 
     :param cls: the class ``Process`` of the pool's context
     :param target: main function of the template

@@ -1,10 +1,10 @@
-"""Every private name of ``multiprocessing.pool`` that this package relies on, and their check.
+"""The private names of ``multiprocessing.pool`` that we rely on, and a check that they exist.
 
 The package plugs its own functions into a standard pool: attributes of the instance replace
 the methods that the pool's constructor and its three threads call.  These methods are
 private, and differ between versions of Python:
 
-    name                             versions    note
+    name                             since       note
     -------------------------------  ----------  ------------------------------------------
     Pool.Process                     3.3         a static method with a context since 3.8
     Pool._cache                      2.6         a _PoolCache, which wakes the worker
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
     from .private_names import Requirements
 
-# Objects of the module, with the parameters that are bound by name (functions), or the names
-# that their code uses (constructors, which set the attributes that we read).
+# What check() looks for; see missing_names().
 _REQUIRED: "Requirements" = {
     "worker": ("inqueue", "outqueue", "initializer", "initargs"),
     "mapstar": (),
@@ -70,12 +69,13 @@ _REQUIRED: "Requirements" = {
     "IMapIterator._set": (),
     "IMapIterator._set_length": (),
 }
-# The same since Python 3.8, and since 3.16 if imap() has the parameter buffersize.
+# Also required if the pool has a change notifier, as since Python 3.8.
 _REQUIRED_WITH_NOTIFIER = {
     "_PoolCache.__init__": ("notifier",),
     "Pool._get_sentinels": ("_change_notifier",),
     "Pool._terminate_pool": ("change_notifier",),
 }
+# Also required if imap() has the parameter buffersize, as since Python 3.16.
 _REQUIRED_WITH_BUFFERSIZE = {
     "Pool.__init__": ("_taskqueue_buffersize_semaphores",),
     "Pool._guarded_task_generation": ("sema",),
@@ -86,17 +86,17 @@ _REQUIRED_OF_QUEUES = {"SimpleQueue.__init__": ("_reader", "_writer", "_rlock")}
 _REQUIRED_OF_CONNECTIONS: "Requirements" = {"_ForkingPickler": ()}
 
 
-def prepare(pool: "Any") -> None:
+def set_initial_state(pool: "Any") -> None:
     """Set ``_state``, which ``__del__()`` reads (since 3.8) even if the constructor fails."""
     pool._state = None
 
 
 @functools.lru_cache(maxsize=None)
 def check(package: str) -> None:
-    """Check that this interpreter has every private name that this package relies on.
+    """Check that this interpreter has every private name that pools rely on.
 
     :param package: ``multiprocessing`` or the name of a derivative
-    :raises RuntimeError: if it does not, naming what is missing
+    :raises RuntimeError: if a name is missing; the message contains all missing names
     """
     pool = module(package, "pool")
     missing = [
@@ -145,7 +145,7 @@ class StandardPool:
             setattr(pool, name, function)
 
     def original(self, name: str) -> "Any":
-        """Return the method that :meth:`replace` replaced."""
+        """Return the method that :meth:`replace` replaced; None if its object is garbage."""
         return self._replaced[name]()
 
     def replace_cache(self, make_class: "Callable[[Any], Any]") -> "Any":
@@ -159,8 +159,8 @@ class StandardPool:
         if hasattr(pool, "_change_notifier"):  # since Python 3.8
             self.notifier = pool._change_notifier
             kwargs["notifier"] = types.SimpleNamespace(put=self._wake_if_closing)
-            # The worker handler must not wait for the result pipe, too: it would wake up again
-            # and again while a callback runs.
+            # The worker handler must not wait for the result pipe.  While a callback runs, results
+            # stay unread in it, and the worker handler would wake up again and again.
             results = getattr(pool._outqueue, "_reader", None)
             sentinels = [item for item in pool._get_sentinels() if item is not results]
             pool._get_sentinels = lambda: sentinels
@@ -174,9 +174,12 @@ class StandardPool:
             self.wake_worker_handler()
 
     def wake_worker_handler(self) -> None:
-        """Make the worker handler look for exited workers now; before Python 3.8, it polls."""
-        # If nothing else referred to the pool, put() might be interrupted by Pool.__del__(), which
-        # would wait for the lock of the notifier, which put() holds.
+        """Make the worker handler look for exited workers now.
+
+        Before Python 3.8 this does nothing, because the worker handler polls.
+        """
+        # Keep the pool alive: Pool.__del__() might run inside put(), and would wait for the lock of
+        # the notifier, which put() holds.
         pool = self._weak_pool()
         if self.notifier is not None:
             self.notifier.put(None)
@@ -213,7 +216,7 @@ class StandardPool:
         """Return whether this thread is the worker handler."""
         pool = self._weak_pool()
         if pool is None:
-            return True  # no program can call a method of the pool any more
+            return True  # the program has no reference to the pool, so it is not in a method of it
         return threading.current_thread() is getattr(pool, "_worker_handler", None)
 
     def is_task_handler_terminated(self) -> bool:
@@ -237,7 +240,7 @@ class StandardPool:
         return throttle
 
     def stop_handlers(self, named_args: "Any") -> None:
-        """Set the threads to terminate, and wait for the worker handler.
+        """Make the worker handler and the task handler end, and wait for the worker handler.
 
         :param named_args: the arguments of ``_terminate_pool()``, as attributes
         """
@@ -313,7 +316,7 @@ def has_standard_queues(pool: "Any", package: str) -> bool:
     other queues too, and may lack the methods of ``BaseContext`` that :class:`ProcessSupervisor`
     uses.
 
-    :raises RuntimeError: if the interpreter itself has others
+    :raises RuntimeError: if the interpreter itself creates queues of an unknown type
     """
     if not isinstance(pool._ctx, module(package, "context").BaseContext):
         return False
@@ -325,7 +328,7 @@ def has_standard_queues(pool: "Any", package: str) -> bool:
     )
     has_standard_method = type(pool)._setup_queues is module(package, "pool").Pool._setup_queues
     if not is_standard and has_standard_method:
-        raise_if_missing(package, ["queues of a known kind"])
+        raise_if_missing(package, ["queues of a known type"])
     return is_standard
 
 
@@ -335,7 +338,7 @@ def chunks_pending(result: "Any") -> int:
 
 
 def expect_one_chunk(result: "Any") -> None:
-    """Let the next chunk complete a ``map()``, whatever else it waits for."""
+    """Let the next chunk complete a ``map()``, even if others are pending."""
     if hasattr(result, "_number_left"):
         result._number_left = 1
 
@@ -345,7 +348,7 @@ def is_iterator(result: "Any") -> bool:
     return hasattr(result, "_set_length")
 
 
-def keep_length(result: "Any", cache: "Any", job: int) -> None:
+def ignore_late_length(result: "Any", cache: "Any", job: int) -> None:
     """Let the length of an iterator be set only while its job is in the cache.
 
     Race: the pool may fail the iterator, and set its length, while the task handler still reads
@@ -367,7 +370,7 @@ def _ignore(length: int) -> None:
 
 
 def silence_waiting_threads(result: "Any") -> None:
-    """Do not wake the threads that wait for a result when it is completed."""
+    """Prevent a result from waking the threads that wait for it when it is completed."""
     if is_iterator(result):
         result._cond = threading.Condition(threading.Lock())
     else:

@@ -1,11 +1,12 @@
 """Supervise pools with expect_initret: the base class, and the subclass for ``ThreadPool``.
 
-A supervisor plugs its own functions into a standard pool.  It starts no thread: the pool's
-three threads, and the callers of the pool, call these functions:
+A supervisor plugs its own functions into a standard pool.  The pool's three threads, and the
+callers of the pool, call these functions:
 
     thread           uses                              which is replaced by
     ---------------  --------------------------------  -----------------------------
-    any caller       Pool._map_async                   Supervisor._map_async
+    any caller       Pool.Process                      Supervisor.process
+                     Pool._map_async                   Supervisor._map_async
                      Pool._guarded_task_generation     Supervisor._generate_tasks
                      Pool._cache                       PendingResults
                      Pool._repopulate_pool             ProcessSupervisor._repopulate_pool
@@ -86,7 +87,7 @@ class Supervisor:
     def constructed(self) -> None:
         """Called when the constructor of the pool is about to return."""
 
-    # -- Worker handler ------------------------------------------------------------------
+    # -- Worker handler, and callers ------------------------------------------------------
 
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
         """Return a worker that is not started yet, as the pool's ``Process`` does."""
@@ -105,9 +106,10 @@ class Supervisor:
         if self._initargs is None:
             self._prepare(InitArgs((initializer, *initargs), self._package))
         elif isinstance(initargs, tuple) and not self._initargs.are((initializer, *initargs)):
-            # A subclass has changed them for this worker.
+            # A subclass of Pool has changed the arguments of the process.
             raise RuntimeError(
-                "with expect_initret, all workers of a pool receive the same initargs"
+                "with expect_initret, all workers of a pool must have the same initializer and "
+                "initargs: pass them to the constructor of the pool"
             )
         return (
             *(self._package, target, others, standard.replaced_positions),
@@ -115,9 +117,9 @@ class Supervisor:
         )
 
     def _prepare(self, initargs: InitArgs) -> None:
-        """Create what depends on the initializer, when the first worker is created.
+        """Create what depends on attributes that the constructor of the pool sets later.
 
-        By then, the constructor of the pool has set the attributes that are read here.
+        This is called when the first worker is created.
 
         :param initargs: the initializer and its arguments, as the workers receive them
         """
@@ -193,9 +195,10 @@ class Supervisor:
     def terminate(self, *args: "Any") -> None:
         """Terminate the pool, as ``_terminate_pool()`` does, and fail its pending results.
 
-        The garbage collector calls this between any two bytecodes of any thread, if the pool is
-        garbage.  That thread may hold a lock that a thread of the pool waits for, for example the
-        lock of the fork server.
+        If the pool is garbage, the garbage collector calls this between any two bytecodes of any
+        thread.  That thread may hold a lock that a thread of the pool waits for, for example the
+        lock of the fork server.  Therefore another thread terminates such a pool, and this one
+        waits a limited time only.
         """
         handlers = self._standard.handlers(args)
         if self._standard.is_garbage() and any(thread.is_alive() for thread in handlers):
@@ -227,10 +230,10 @@ class Supervisor:
     def _wait_for_task_handler(
         self, named_args: "Any", args: "Tuple[Any, ...]"
     ) -> "Tuple[Any, ...]":
-        """Wait until the task handler has ended, or regard it as blocked in an iterable.
+        """Wait until the task handler has ended, but at most :data:`_ITERABLE_TIMEOUT` seconds.
 
-        :returns: the arguments for ``_terminate_pool()``, which must not wait for a blocked
-            thread: that thread ends when its iterable returns
+        :returns: the arguments for ``_terminate_pool()``, which must not wait for a task handler
+            that is blocked in an iterable of the program
         """
         deadline = time.monotonic() + _ITERABLE_TIMEOUT
         named_args.taskqueue.put(None)
@@ -241,7 +244,7 @@ class Supervisor:
             if time.monotonic() > deadline:
                 placeholder = _PlaceholderThread()
                 return tuple(placeholder if arg is task_handler else arg for arg in args)
-        # The task handler may have ended before, or may be this thread.
+        # The loop does nothing if the task handler had ended before, or is this thread.
         self._discard_tasks()
         return args
 
@@ -253,10 +256,10 @@ class Supervisor:
             )
 
     def _stop_workers(self) -> None:
-        """Stop the workers, and everything else that ``_terminate_pool()`` would wait for."""
+        """Stop the workers.  Subclasses override this, as the next two methods."""
 
     def _discard_tasks(self) -> None:
-        """Remove tasks that no worker will run; they may block the task handler."""
+        """Remove tasks from the queue, which may be full and block the task handler."""
 
     def _release(self, named_args: "Any") -> None:
         """Release the resources of the workers, at the end of :meth:`terminate`."""

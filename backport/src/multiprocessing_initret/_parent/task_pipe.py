@@ -31,7 +31,7 @@ _CLAIM_TIMEOUT = 5.0
 
 # A message that was sent: job and index of its task (job is None for a message that makes a
 # worker exit), its start and end among all bytes sent, and the size of its header.
-Sent = collections.namedtuple("Sent", "job index start end header_size")
+SentMessage = collections.namedtuple("SentMessage", "job index start end header_size")
 
 
 class TaskPipe:
@@ -41,9 +41,10 @@ class TaskPipe:
     reaps workers calls :meth:`recover`: the worker handler or, in a closed pool, the task handler.
     The thread that breaks or terminates the pool calls the methods for termination.
 
-    ``_lock`` is the lock of the workers.  ``_mutex`` guards writing, and the positions and numbers
-    of messages.  A thread that holds it is in the section, because the worker handler acquires it
-    too.  ``_in_flight`` needs no lock: the methods of a dict are atomic.
+    ``_read_lock`` is the lock that a worker holds while it reads a message.  ``_write_lock`` guards
+    writing, and the positions and numbers of messages.  A thread that holds it is in the section,
+    because the worker handler acquires it too.  ``_in_flight`` needs no lock: the methods of a dict
+    are atomic.
 
     :param queue: the pool's ``_inqueue``
     :param section: the pool's critical section
@@ -51,12 +52,12 @@ class TaskPipe:
 
     def __init__(self, queue: "Any", section: "CriticalSection") -> None:
         self._section = section
-        self._reader, self._writer, self._lock = queue._reader, queue._writer, queue._rlock
-        self._in_flight: "Dict[int, Sent]" = {}
-        self._mutex = threading.RLock()
+        self._reader, self._writer, self._read_lock = queue._reader, queue._writer, queue._rlock
+        self._in_flight: "Dict[int, SentMessage]" = {}
+        self._write_lock = threading.RLock()
         self._last_number = 0
         self._written = 0  # bytes written so far
-        self._end = 0  # of the last message; greater than _written while it is incomplete
+        self._end = 0  # end of the last message; greater than _written while that is incomplete
         self._is_stopping = False  # no more messages are accepted
         self._is_closed = False  # nothing is written, not even the rest of a message
 
@@ -72,7 +73,7 @@ class TaskPipe:
         section = self._section
         section.sender = threading.get_ident()  # faster than a `with` statement
         try:
-            with self._mutex:
+            with self._write_lock:
                 if self._is_stopping:
                     return False
                 rest = self._begin(job, index, message)
@@ -92,7 +93,7 @@ class TaskPipe:
     def _register(self, job: "Any", index: int, size: int, header_size: int) -> int:
         number = self._last_number = self._last_number + 1
         self._end = self._written + size
-        self._in_flight[number] = Sent(job, index, self._written, self._end, header_size)
+        self._in_flight[number] = SentMessage(job, index, self._written, self._end, header_size)
         return number
 
     def is_incomplete(self) -> bool:
@@ -100,7 +101,10 @@ class TaskPipe:
         return self._end != self._written
 
     def pop(self, number: int) -> "Optional[Tuple[int, int]]":
-        """Return the job and index of a message's task, and forget them; None if it has none."""
+        """Remove a message, and return the job and index of its task.
+
+        :returns: None if the message has no task, or has been removed before
+        """
         sent = self._in_flight.pop(number, None)
         return None if sent is None or sent.job is None else sent[:2]
 
@@ -125,7 +129,7 @@ class TaskPipe:
         """
         state, number = record.read()
         deadline = time.monotonic() + _CLAIM_TIMEOUT
-        while state != READING and not self._lock.acquire(False):
+        while state != READING and not self._read_lock.acquire(False):
             # Either another worker holds the lock, or the dead worker does: it may have died
             # before it recorded that it held the lock (WAITING) or before it released the lock
             # (HOLDING).  Only the state READING proves that a worker holds the lock.
@@ -137,15 +141,15 @@ class TaskPipe:
         # Now either this process or the dead worker holds the lock.
         has_message = self._remove_rest(number) if state == READING else state == HOLDING
         if has_message:
-            # The worker may have counted its message before it died, and others theirs since.
+            # The dead worker may have counted this message, and others may have counted later ones.
             integers = record.records.integers
             integers[MESSAGES_READ] = max(integers[MESSAGES_READ], number)
-        self._lock.release()
+        self._read_lock.release()
         return has_message
 
     def _remove_rest(self, number: int) -> bool:
-        """Remove the unread part of a message, and return whether it had been read in part."""
-        with self._section, self._mutex:
+        """Remove the rest of a message, and return True, if a worker has read a part of it."""
+        with self._section, self._write_lock:
             sent = self._in_flight.get(number)
             position = self._written - self._unread()
             if sent is None or position <= sent.start:
@@ -157,7 +161,7 @@ class TaskPipe:
         """Return how many bytes are in the pipe."""
         raise NotImplementedError
 
-    def _remove_from(self, position: int, number: int, sent: Sent) -> None:
+    def _remove_from(self, position: int, number: int, sent: SentMessage) -> None:
         raise NotImplementedError
 
     # -- Termination -----------------------------------------------------------------------
@@ -167,13 +171,13 @@ class TaskPipe:
 
         If a worker is reading a message that is being written, :meth:`send` completes it.
         """
-        with self._section, self._mutex:
+        with self._section, self._write_lock:
             self._is_stopping = True
             records.integers[STOPPING] = 1
             self._write_sentinel()
 
     def _write_sentinel(self) -> None:
-        """Make a worker that is waiting for a message in the empty pipe exit."""
+        """Write a message that makes a worker exit, for the one that waits at the empty pipe."""
         raise NotImplementedError
 
     def release_lock_of_dead_worker(self, states: "Callable[[], List[int]]") -> None:
@@ -188,15 +192,15 @@ class TaskPipe:
             current = states()
             if READING in current or HOLDING in current:
                 return
-            if self._lock.acquire(False):
+            if self._read_lock.acquire(False):
                 break
             time.sleep(0.001)  # race: a worker has acquired the lock but not recorded that yet
         with contextlib.suppress(ValueError):  # race: the worker has just released the lock
-            self._lock.release()
+            self._read_lock.release()
 
     def close(self) -> None:
         """Write nothing more to the pipe, not even the rest of an incomplete message."""
-        with self._section, self._mutex:
+        with self._section, self._write_lock:
             self._is_stopping = self._is_closed = True
 
     def close_in_child(self) -> None:
@@ -210,7 +214,7 @@ class TaskPipe:
     def drain(self) -> None:
         """Remove everything from the pipe, after the workers have exited."""
         # Two threads may do so, one that breaks the pool and one that terminates it.
-        with self._section, self._mutex:
+        with self._section, self._write_lock:
             while self._reader.poll():
                 self._remove_some()
 

@@ -4,7 +4,7 @@ import _winapi
 import pickle
 import time
 
-from .task_pipe import Sent, TaskPipe
+from .task_pipe import SentMessage, TaskPipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class WindowsTaskPipe(TaskPipe):
         self._operation = self._write(job, index, message)
 
     def _finish(self, rest: "Any") -> None:
-        # The message is in the pipe even if the pipe is full.  Wait until there is room for it.
+        # Workers can receive the message already.  While the pipe is full, the write is pending.
         try:
             self._operation.GetOverlappedResult(True)
         finally:
@@ -58,7 +58,7 @@ class WindowsTaskPipe(TaskPipe):
     def _unread(self) -> int:
         return _winapi.PeekNamedPipe(self._reader.fileno())[0]  # type: ignore[attr-defined,unused-ignore,no-any-return]
 
-    def _remove_from(self, position: int, number: int, sent: Sent) -> None:
+    def _remove_from(self, position: int, number: int, sent: SentMessage) -> None:
         if position < sent.end:
             self._remove_some()  # the rest of this message
 

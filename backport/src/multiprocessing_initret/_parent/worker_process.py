@@ -162,8 +162,8 @@ class WorkerProcess:
 
     def close_reader(self) -> None:
         """Close the parent's end of the result pipe."""
-        # Race: in a child that another thread forks meanwhile, Workforce.close_in_child() must not
-        # close it again.  Its number may belong to another file already.
+        # Race: another thread may fork after the pipe has been closed.  Workforce.close_in_child()
+        # must not close the same descriptor again, which may belong to another file in the child.
         reader, self.reader = self.reader, None
         reader.close()
 
