@@ -48,7 +48,7 @@ def is_self(node):
 
 def uses(path):
     """Yield the private names that a module uses as attributes, keywords or strings."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and not is_self(node.value):
             name = node.attr
         elif isinstance(node, ast.keyword):
