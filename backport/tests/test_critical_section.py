@@ -1,11 +1,11 @@
-"""Critical sections, in which a thread must not terminate the pool, and call_in_thread()."""
+"""Critical sections, in which a thread must not terminate the pool, and start_thread()."""
 
 import _thread
 import threading
 
 import pytest
 from conftest import TIMEOUT, call_with_timeout
-from multiprocessing_initret._parent.critical_section import CriticalSection, call_in_thread
+from multiprocessing_initret._parent.critical_section import CriticalSection, start_thread
 
 
 @pytest.fixture
@@ -66,40 +66,43 @@ def test_sections_of_other_pools(section):
         assert section.is_entered()
 
 
-@pytest.mark.parametrize("timeout", [0, TIMEOUT])
-def test_call(timeout):
-    """The function runs in another thread, and is waited for if there is a timeout."""
-    threads, may_return = [], threading.Event()
-
-    def function(number, other):
-        assert may_return.wait(TIMEOUT)
-        threads.append((threading.current_thread(), number, other))
-
-    if timeout:
-        may_return.set()
-    call_in_thread(function, 1, 2, timeout=timeout)
-    assert len(threads) == (1 if timeout else 0)
-    if timeout:
-        assert threads[0][0] is not threading.current_thread() and threads[0][1:] == (1, 2)
-    may_return.set()
+def test_forked_child(section):
+    """A worker is forked in the section, and never leaves it."""
+    section.__enter__()
+    section.sender = threading.get_ident()
+    section.leave_in_child()
+    assert not section.is_entered()
 
 
-def test_call_in_a_thread_that_holds_the_lock_of_the_module_threading():
+def test_forked_child_leaves_the_section(section):
+    """A signal handler, or a __reduce__() method, may call os.fork() in the section."""
+    with section:
+        section.leave_in_child()
+    assert not section.is_entered()
+
+
+def test_start_thread():
+    threads, is_called = [], threading.Event()
+
+    def function():
+        threads.append(threading.current_thread())
+        is_called.set()
+
+    start_thread(function)
+    assert is_called.wait(TIMEOUT)
+    assert threads[0] is not threading.current_thread() and threads[0].daemon
+
+
+def test_start_thread_in_a_thread_that_holds_the_lock_of_the_module_threading():
     """threading.enumerate() holds this lock, and the garbage collector may run in it."""
     is_called = threading.Event()
 
     def call():
         with threading._active_limbo_lock:
-            call_in_thread(is_called.set, timeout=0.01)
+            start_thread(is_called.set)
 
     call_with_timeout(call)
     assert is_called.wait(TIMEOUT)
-
-
-def test_function_raises_an_exception(monkeypatch):
-    """It is not raised in the caller, which has nothing to do with the pool that is garbage."""
-    monkeypatch.setattr(threading, "excepthook", print, raising=False)  # since Python 3.8
-    call_in_thread(int, "no number", timeout=TIMEOUT)
 
 
 def refuse(*args, **kwargs):
@@ -110,7 +113,7 @@ def refuse(*args, **kwargs):
     "owner, name", [(_thread, "start_new_thread"), (threading.Thread, "start")]
 )
 def test_no_more_threads(monkeypatch, owner, name):
-    calls = []
+    is_called = threading.Event()
     monkeypatch.setattr(owner, name, refuse)
-    call_in_thread(calls.append, 1, timeout=TIMEOUT)
-    assert calls == [1]
+    start_thread(is_called.set)
+    assert is_called.wait(TIMEOUT)

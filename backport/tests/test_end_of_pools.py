@@ -139,6 +139,38 @@ if __name__ == "__main__":
 """
 
 
+SLOW_EXIT = """
+import multiprocessing, os, signal, time
+import multiprocessing_initret
+from multiprocessing_initret._parent import supervisor
+
+def exit_slowly(*_):
+    print("terminated", flush=True)
+    time.sleep(0.5)
+    os._exit(0)
+
+def initialize():
+    signal.signal(signal.SIGTERM, exit_slowly)
+    has_handler.set()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    supervisor._GARBAGE_TIMEOUT = 0.01
+    context = multiprocessing.get_context("fork")
+    has_handler = context.Event()
+    pool = multiprocessing_initret.Pool(1, initialize, context=context, expect_initret=True)
+    assert has_handler.wait(60)
+    del pool
+"""
+
+
+@posix
+def test_interpreter_exits_while_another_thread_terminates_a_pool(python, tmp_path):
+    """The interpreter would terminate a worker that has not exited yet, too."""
+    (tmp_path / "program.py").write_text(SLOW_EXIT)
+    assert python("program.py") == "terminated\n"
+
+
 @linux
 @pytest.mark.parametrize("method", ["map_async", "imap"])
 def test_daemon_thread_prints_nothing_when_the_interpreter_exits(python, tmp_path, method):

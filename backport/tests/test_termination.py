@@ -24,6 +24,7 @@ from conftest import (
     wait_until,
 )
 from multiprocessing_initret._parent import reaper, workforce
+from multiprocessing_initret._parent.critical_section import CriticalSection
 from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.workforce import Workforce
 from multiprocessing_initret._shared.record import INITIALIZING
@@ -257,7 +258,8 @@ def test_garbage_collector_terminates_a_pool_while_another_one_starts(make_pool,
 @counts_references
 @pytest.mark.skipif("forkserver" not in START_METHODS, reason="needs a fork server")
 @pytest.mark.skipif(sys.version_info < (3, 8), reason="the pool's threads refer to the pool")
-def test_pool_is_garbage_while_the_program_starts_a_process(monkeypatch):
+@pytest.mark.parametrize("is_in_cycle", [False, True])
+def test_pool_is_garbage_while_the_program_starts_a_process(monkeypatch, is_in_cycle):
     """The fork server waits for the request, and the worker handler for the fork server."""
     is_starting, may_start = threading.Event(), threading.Event()
     launch, sendfds = Launcher.launch, multiprocessing.reduction.sendfds
@@ -272,7 +274,10 @@ def test_pool_is_garbage_while_the_program_starts_a_process(monkeypatch):
     def drop_pool_and_send(*args):
         monkeypatch.undo()
         may_start.set()
+        if is_in_cycle:
+            pools[0].cycle = pools[0]
         pools.clear()
+        gc.collect()
         return sendfds(*args)
 
     handler = pools[0]._worker_handler
@@ -286,6 +291,15 @@ def test_pool_is_garbage_while_the_program_starts_a_process(monkeypatch):
     assert process.exitcode == 0
     wait_until(lambda: threading.active_count() <= threads)
     assert not handler.is_alive()
+
+
+def return_is_entered(initret):
+    return CriticalSection().is_entered()
+
+
+def test_worker_is_not_in_the_section(make_pool):
+    """A worker is forked in the section.  A nested pool must end before its `with` block does."""
+    assert make_pool().apply_async(return_is_entered).get(TIMEOUT) is False
 
 
 @pytest.mark.parametrize("step", ["reap", "start"])

@@ -1,7 +1,6 @@
 """Sections of code in which a thread must not terminate the pool, but lets another thread do so."""
 
 import _thread
-import functools
 import sys
 import threading
 
@@ -24,7 +23,7 @@ class CriticalSection:
 
         def terminate():
             if section.is_entered():
-                call_in_thread(terminate)
+                start_thread(terminate)
 
     A section can be entered by several threads at once, and more than once by the same thread.
     It locks nothing.
@@ -46,7 +45,9 @@ class CriticalSection:
         self._frames.append(sys._getframe(1))
 
     def __exit__(self, *_: "Any") -> None:
-        self._frames.remove(sys._getframe(1))
+        frame = sys._getframe(1)
+        if frame in self._frames:  # not in a child that was forked in the section
+            self._frames.remove(frame)
 
     def is_entered(self) -> bool:
         """Return whether this thread is in the section."""
@@ -57,33 +58,24 @@ class CriticalSection:
             frame = frame.f_back
         return frame is not None
 
+    def leave_in_child(self) -> None:
+        """Leave the section in a forked child, such as a worker, which is forked in the section."""
+        self._frames.clear()
+        self.sender = None
 
-def call_in_thread(function: "Callable[..., object]", *args: "Any", timeout: float = 0) -> None:
-    """Call a function in another thread, or in this one if no thread can be started.
 
-    :param timeout: maximum time to wait for the function to return, in seconds; 0 to return at once
-    """
-    finished = _thread.allocate_lock()
-    finished.acquire()
-    calls = [functools.partial(function, *args)]
-
-    def call() -> None:
-        try:
-            calls.pop()()  # release the arguments before the caller continues
-        finally:
-            finished.release()
+def start_thread(function: "Callable[[], object]") -> None:
+    """Call a function in another thread, or in this one if no thread can be started."""
 
     def start() -> None:
         try:
-            threading.Thread(target=call, daemon=True).start()
+            threading.Thread(target=function, daemon=True).start()
         except RuntimeError:
-            call()
+            function()
 
     try:
         # Thread.start() acquires a lock of the module threading.  The garbage collector may have
         # called this function in a thread that holds that lock, so Thread.start() runs in another.
         _thread.start_new_thread(start, ())
     except RuntimeError:  # the interpreter is exiting, or the system allows no more threads
-        call()
-    else:
-        finished.acquire(True, timeout)
+        function()

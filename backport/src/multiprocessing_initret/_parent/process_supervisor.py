@@ -39,7 +39,7 @@ from .._worker.process import Channel, run_process
 from .._worker.tasks import raise_error
 from . import standard_forkserver
 from .collector import Collector
-from .critical_section import CriticalSection, call_in_thread
+from .critical_section import CriticalSection
 from .launcher import Launcher
 from .main_module import explain_unpicklable
 from .reaper import Reaper
@@ -120,6 +120,7 @@ class ProcessSupervisor(Supervisor):
         self._starter.constructed()
 
     def _after_fork(self) -> None:
+        self._section.leave_in_child()
         self._task_pipe.close_in_child()
         if self._workforce is not None:
             self._workforce.close_in_child()
@@ -241,7 +242,7 @@ class ProcessSupervisor(Supervisor):
 
     def terminate(self, *args: "Any") -> None:
         if self._section.is_entered():
-            call_in_thread(self._terminate, *args)
+            self._terminate_in_thread(args, timeout=0)
         else:
             super().terminate(*args)
 

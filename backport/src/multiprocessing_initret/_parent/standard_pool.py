@@ -123,7 +123,9 @@ class StandardPool:
 
     def __init__(self, pool: "Any", package: str) -> None:
         self.module = module(package, "pool")
-        self._weak_pool = weakref.ref(pool)
+        # With a callback, the reference is dead before the garbage collector terminates the pool.
+        # Without one, Python 3.15 clears it afterwards if the pool is in a reference cycle.
+        self._weak_pool = weakref.ref(pool, _ignore)
         names = parameters(self.module.worker)
         #: positions, among the arguments of ``worker()``, of those that are replaced in a worker:
         #: *inqueue*, *outqueue*, *initializer* and *initargs*
@@ -365,7 +367,7 @@ def _set_length(cache: "Any", job: int, length: int) -> None:
         type(result)._set_length(result, length)
 
 
-def _ignore(length: int) -> None:
+def _ignore(_: "Any") -> None:
     pass
 
 

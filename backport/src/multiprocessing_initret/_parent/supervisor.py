@@ -19,6 +19,8 @@ The pool's threads refer to the supervisor.  Therefore it must not refer to the 
 terminated as soon as nothing refers to it.
 """
 
+import _thread
+import functools
 import operator
 import threading
 import time
@@ -30,7 +32,7 @@ from .._shared.packages import module
 from .._worker.tasks import raise_error, run_worker
 from .._worker.thread import run_thread
 from . import standard_pool
-from .critical_section import call_in_thread
+from .critical_section import start_thread
 from .main_module import missing_name_hint
 from .pending_results import pending_results_class
 
@@ -44,6 +46,10 @@ _ITERABLE_TIMEOUT = 1.0
 
 # Time, in seconds, that ``del pool`` and the garbage collector wait until the pool has ended.
 _GARBAGE_TIMEOUT = 1.0
+
+# Time, in seconds, that the exiting interpreter waits for a pool that another thread terminates.  A
+# worker that ignores SIGTERM is killed after 10.
+_EXIT_TIMEOUT = 20.0
 
 
 class _PlaceholderThread:
@@ -202,11 +208,36 @@ class Supervisor:
         """
         handlers = self._standard.handlers(args)
         if self._standard.is_garbage() and any(thread.is_alive() for thread in handlers):
-            is_handler = threading.get_ident() in [thread.ident for thread in handlers]
-            timeout = 0 if is_handler else _GARBAGE_TIMEOUT
-            call_in_thread(self._terminate, *args, timeout=timeout)
+            # Without current_thread(), which may acquire a lock of the module threading.
+            running = [thread.ident for thread in handlers if thread.is_alive()]
+            is_handler = threading.get_ident() in running
+            self._terminate_in_thread(args, timeout=0 if is_handler else _GARBAGE_TIMEOUT)
         else:
             self._terminate(*args)
+
+    def _terminate_in_thread(self, args: "Tuple[Any, ...]", timeout: float) -> None:
+        """Terminate the pool in another thread.
+
+        :param timeout: maximum time to wait until the pool has ended, in seconds
+        """
+        ended = _thread.allocate_lock()
+        ended.acquire()
+        # When the interpreter exits, it waits for the pool.  Otherwise it would terminate workers a
+        # second time, and delete semaphores that starting workers need.
+        at_exit = self._standard.module.util.Finalize(
+            None, ended.acquire, args=(True, _EXIT_TIMEOUT), exitpriority=15
+        )
+        calls = [functools.partial(self._terminate, *args)]
+
+        def terminate() -> None:
+            try:
+                calls.pop()()  # nothing refers to the arguments any more when this thread continues
+            finally:
+                at_exit.cancel()
+                ended.release()
+
+        start_thread(terminate)
+        ended.acquire(True, timeout)
 
     def _terminate(self, *args: "Any") -> None:
         named_args = self._standard.bind_terminate_args(args)
