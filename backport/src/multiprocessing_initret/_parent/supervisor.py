@@ -206,10 +206,9 @@ class Supervisor:
         lock of the fork server.  Therefore another thread terminates such a pool, and this one
         waits a limited time only.
         """
-        handlers = self._standard.handlers(args)
-        if self._standard.is_garbage() and any(thread.is_alive() for thread in handlers):
+        running = [thread.ident for thread in self._standard.handlers(args) if thread.is_alive()]
+        if running and self._standard.is_garbage():
             # Without current_thread(), which may acquire a lock of the module threading.
-            running = [thread.ident for thread in handlers if thread.is_alive()]
             is_handler = threading.get_ident() in running
             self._terminate_in_thread(args, timeout=0 if is_handler else _GARBAGE_TIMEOUT)
         else:
