@@ -134,6 +134,21 @@ def test_result_of_a_broken_pool(kind, no_collector, tmp_path, monkeypatch):
 
 
 @linux
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_descriptors_of_a_kept_pool(start_method, no_collector):
+    """A closed pool has one more descriptor than in the standard pool: its records are mapped."""
+    pools, numbers = [], []
+    for kwds in {}, {"expect_initret": True}, {}, {"expect_initret": True}:
+        before = len(os.listdir("/proc/self/fd"))
+        context = multiprocessing.get_context(start_method)
+        pools.append(multiprocessing_initret.Pool(2, dict, context=context, **kwds))
+        assert pools[-1].map_async(identity, range(3)).get(TIMEOUT) == [0, 1, 2]
+        end_pool(pools[-1], "close")
+        numbers.append(len(os.listdir("/proc/self/fd")) - before)
+    assert numbers[3] <= numbers[2] + 1
+
+
+@linux
 @counts_references
 def test_descriptors_of_a_kept_result(no_collector):
     """A kept result keeps no more descriptors than in the standard pool."""

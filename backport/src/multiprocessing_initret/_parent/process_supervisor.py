@@ -60,6 +60,7 @@ else:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
     from typing import Any
 
 #: Maximum number of workers of a pool; None if there is no limit.  On Windows before Python
@@ -69,6 +70,9 @@ MAX_WORKERS = 61 if os.name != "posix" and sys.version_info < (3, 13) else None
 
 # Number of additional records.  A program may increase the number of workers of a running pool.
 _SPARE_RECORDS = 1000
+
+# Time, in seconds, that the task handler of a closed pool waits for the end of the result handler.
+_RESULT_HANDLER_TIMEOUT = 0.5
 
 
 class ProcessSupervisor(Supervisor):
@@ -104,6 +108,7 @@ class ProcessSupervisor(Supervisor):
         # None until the first worker is created.
         self._workforce: "Any" = None
         self._starter: "Any" = None
+        self._records: "Any" = None
         self._template: "Any" = None
         self._standard.replace(
             pool,
@@ -164,7 +169,7 @@ class ProcessSupervisor(Supervisor):
     def _prepare(self, initargs: "Any") -> None:
         super()._prepare(initargs)
         self._template = Template(self._package, self._ctx, initargs)
-        records = Records(self._package, 2 * self._standard.size() + _SPARE_RECORDS)
+        records = self._records = Records(self._package, 2 * self._standard.size() + _SPARE_RECORDS)
         reaper = Reaper(self._standard.size, records, self._task_pipe, self._collector)
         self._workforce = Workforce(
             self._section, records, reaper, self._task_pipe, self._collector, self._log
@@ -234,9 +239,12 @@ class ProcessSupervisor(Supervisor):
             # threads wait for it, one of them stores UNKNOWN_EXITCODE.
             return
         self._workforce.wait_for_exit()
-        if not self._workforce.is_stopped:
-            # Otherwise terminate() closes it, after all workers have exited.
-            self._template.close()
+        result_handler = self._standard.result_handler()
+        if result_handler is not None and not self._workforce.is_stopped:
+            # The program may keep the closed pool.  The result handler has received the sentinel,
+            # and all results.
+            result_handler.join(_RESULT_HANDLER_TIMEOUT)
+            self._release(result_handler)
 
     # -- Termination, in any thread ----------------------------------------------------------
 
@@ -253,10 +261,11 @@ class ProcessSupervisor(Supervisor):
         # The standard _help_stuff_finish() would hang on half a message in the pipe.
         self._task_pipe.drain()
 
-    def _release(self, named_args: "Any") -> None:
+    def _release(self, result_handler: "threading.Thread") -> None:
         self._template.close()
-        super()._release(named_args)
-        if not named_args.result_handler.is_alive():
+        self._records.close()
+        super()._release(result_handler)
+        if not result_handler.is_alive():
             # Close the pipes now, not when the garbage collector runs.
             self._workforce.workers.clear()
             self._collector.close()

@@ -225,6 +225,10 @@ class StandardPool:
         """Return whether :meth:`stop_handlers` has been called; called by the task handler."""
         return bool(getattr(threading.current_thread(), "_state", None) == self.module.TERMINATE)
 
+    def result_handler(self) -> "Any":
+        """Return the result handler, or None if nothing refers to the pool any more."""
+        return getattr(self._weak_pool(), "_result_handler", None)
+
     def throttle(self, result: "Any", tasks: "Iterator[Any]") -> Throttle:
         """Replace the semaphore of an ``imap(buffersize=...)`` by a throttle, and return that."""
         pool: "Any" = self._weak_pool()

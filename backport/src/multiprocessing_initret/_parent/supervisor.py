@@ -255,7 +255,7 @@ class Supervisor:
             raise
         finally:
             self._fail_pending()
-        self._release(named_args)
+        self._release(named_args.result_handler)
 
     def _wait_for_task_handler(
         self, named_args: "Any", args: "Tuple[Any, ...]"
@@ -291,8 +291,8 @@ class Supervisor:
     def _discard_tasks(self) -> None:
         """Remove tasks from the queue, which may be full and block the task handler."""
 
-    def _release(self, named_args: "Any") -> None:
-        """Release the resources of the workers, at the end of :meth:`terminate`."""
+    def _release(self, result_handler: threading.Thread) -> None:
+        """Release the resources of the workers when the pool has ended."""
         if self._initargs is not None:
             self._initargs.close()
 
