@@ -62,6 +62,46 @@ def test_while_workers_start(python, tmp_path, start_method, times, use):
     assert python("program.py", start_method, str(times), use) == f"{times} [40, 41, 42]\n"
 
 
+CHILD = """
+import os, sys
+import multiprocessing, multiprocessing_initret
+
+def add(number, initret):
+    return number + initret
+
+fork, count = os.fork, 0
+
+def fork_and_interrupt():
+    global count
+    count += 1
+    pid = fork()
+    if pid == 0 and count == 3:
+        raise KeyboardInterrupt
+    return pid
+
+def run_tasks(pool):
+    for _ in range(9):
+        try:
+            return pool.map_async(add, range(3)).get(50)
+        except multiprocessing_initret.WorkerLostError:
+            pass  # the child terminates its siblings when it exits, as in the standard pool
+
+if __name__ == "__main__":
+    os.fork = fork_and_interrupt
+    context = multiprocessing.get_context("fork")
+    with multiprocessing_initret.Pool(4, int, (40,), context=context, expect_initret=True) as pool:
+        found = run_tasks(pool)
+    print(found)
+"""
+
+
+@posix
+def test_forked_child_before_it_runs_the_worker(python, tmp_path):
+    """The exception ends the constructor in the child, which must leave the parent's pool alone."""
+    (tmp_path / "program.py").write_text(CHILD)
+    assert python("program.py") == "[40, 41, 42]\n"
+
+
 END = """
 import multiprocessing, os, queue, signal, sys, threading, time
 import multiprocessing_initret

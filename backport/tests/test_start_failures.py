@@ -11,6 +11,7 @@ import weakref
 import pytest
 from conftest import TIMEOUT, call_with_timeout, counts_references, posix, wait_until
 from multiprocessing_initret import WorkerLostError
+from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
 from multiprocessing_initret._parent.starter import Starter
 from pool_support import add, check_pool, create_pool, end_pool, error_of, wait_long
 
@@ -292,3 +293,31 @@ def test_worker_exits_before_it_has_read_its_process_object(python, tmp_path):
     """The standard Popen would wait until the worker reads the rest of a large object."""
     (tmp_path / "program.py").write_text(LARGE_PROCESS)
     assert "the pool is broken" in python("program.py")
+
+
+@pytest.mark.parametrize("step", ["fork", "Process"])
+def test_constructor_fails_at_its_second_worker(monkeypatch, step):
+    """The workers that have been started are terminated, and no others are started."""
+    forked, fork, create = [], os.fork, ProcessSupervisor._create
+
+    def fork_once():
+        if forked:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        forked.append(None)
+        return fork()
+
+    def create_once(self, *args, **kwds):
+        if forked:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        forked.append(None)
+        return create(self, *args, **kwds)
+
+    with monkeypatch.context() as patch:
+        if step == "fork":
+            patch.setattr(os, "fork", fork_once)
+        else:
+            patch.setattr(ProcessSupervisor, "_create", create_once)
+        with pytest.raises(BlockingIOError):
+            create_pool("fork", 3)
+    assert len(forked) == 1
+    assert not multiprocessing.active_children()

@@ -269,16 +269,16 @@ def test_parent_and_a_worker_are_killed(start_parent, victim):
 @pytest.mark.skipif(sys.version_info < (3, 8), reason="there is no sys.unraisablehook")
 def test_another_thread_forks_before_a_worker_starts(make_pool, monkeypatch):
     """The function that runs in the child, and closes the pipes of the pool, does not fail."""
-    launch, statuses = Launcher.launch, []
+    start, statuses = Launcher._start, []
 
-    def fork_and_launch(launcher, worker):
+    def fork_and_start(launcher, worker):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "unraisablehook", lambda _: os._exit(1))
             pid = os.fork() or os._exit(0)
         statuses.append(os.waitpid(pid, 0)[1])
-        return launch(launcher, worker)
+        return start(launcher, worker)
 
-    monkeypatch.setattr(Launcher, "launch", fork_and_launch)
+    monkeypatch.setattr(Launcher, "_start", fork_and_start)
     check_pool(make_pool(2))
     assert statuses == [0, 0]
 

@@ -62,7 +62,6 @@ def _construct(
     is_thread_pool = isinstance(pool, module(package, "pool").ThreadPool)
     if not is_thread_pool:
         processes = _limit_processes(processes, MAX_WORKERS)
-    supervisors = []
 
     def setup_queues() -> None:
         del pool._setup_queues
@@ -72,7 +71,7 @@ def _construct(
             supervisor_class = ThreadSupervisor
         elif standard_pool.has_standard_queues(pool, package):
             supervisor_class = ProcessSupervisor
-        supervisors.append(supervisor_class(pool, package))
+        supervisor_class(pool, package)
 
     pool._setup_queues = setup_queues
     try:
@@ -80,8 +79,6 @@ def _construct(
     finally:
         # Break the reference cycle: setup_queues() refers to the pool.
         vars(pool).pop("_setup_queues", None)
-    for supervisor in supervisors:
-        supervisor.constructed()
 
 
 def constructor(cls: "Any") -> "Any":

@@ -58,34 +58,52 @@ class Launcher:
         self._reaper = reaper
         self._unpickling_lock = unpickling_lock
 
-    def launch(self, worker: "WorkerProcess") -> bool:
-        """Start a worker and return True, or return False if the pool does not need it any more.
+    def launch(self, workers: "List[WorkerProcess]") -> None:
+        """Start workers, except those that the pool does not need any more.
+
+        After a fork, the first write to each page of memory copies that page.  Therefore as little
+        as possible is done between two forks.
 
         :raises Exception: any exception of ``Process.start()``
         """
+        try:
+            for worker in workers:
+                self._prepare(worker)
+            for worker in workers:
+                self._start(worker)
+        finally:
+            for worker in workers:
+                record = vars(worker.channel).get("record")
+                if worker.pid is None and record is not None:
+                    del worker.channel.record
+                    self._records.release(record)
+        for worker in workers:
+            if worker.pid is not None:
+                worker.watch_process()
+
+    def _prepare(self, worker: "WorkerProcess") -> None:
+        channel = worker.channel
+        channel.record = self._records.acquire()
+        channel.defers_initializer = self._reaper.defers_initializer()
+        channel.parent_pid = os.getpid() if self._method(worker) in METHODS_OF_CHILDREN else None
+        worker.generation = self._reaper.generation
+        self._template.use_for(worker.process)
+
+    def _method(self, worker: "WorkerProcess") -> str:
+        """Return the start method of a worker."""
+        method: str = getattr(worker.process, "_start_method", None) or self._ctx.get_start_method()
+        return method
+
+    def _start(self, worker: "WorkerProcess") -> None:
         channel = worker.channel
         worker.reader, channel.writer = self._pipe(duplex=False)
-        record = None
         try:
-            record = channel.record = self._records.acquire()
-            channel.defers_initializer = self._reaper.defers_initializer()
-            method = getattr(worker.process, "_start_method", None) or self._ctx.get_start_method()
-            channel.parent_pid = os.getpid() if method in METHODS_OF_CHILDREN else None
-            worker.generation = self._reaper.generation
-            self._template.use_for(worker.process)
-            self._start_process(worker.process, method)
+            self._start_process(worker.process, self._method(worker))
         finally:
             channel.writer.close()
             # Ctrl-C may have interrupted this thread after the process had started.
             if worker.pid is None:
                 worker.close_reader()
-                if record is not None:
-                    del channel.record
-                    self._records.release(record)
-        if worker.pid is None:
-            return False
-        worker.watch_process()
-        return True
 
     def _start_process(self, process: "Any", method: str) -> None:
         if method == "fork":

@@ -105,6 +105,8 @@ class ProcessSupervisor(Supervisor):
             functools.partial(_break_pool, weakref.ref(self)),
             self._standard.wake_worker_handler,
         )
+        # Whether the constructor is creating the first workers.
+        self._is_first = False
         # None until the first worker is created.
         self._workforce: "Any" = None
         self._starter: "Any" = None
@@ -121,9 +123,6 @@ class ProcessSupervisor(Supervisor):
         else:  # Python 3.6, or Windows
             module(package, "util").register_after_fork(self, ProcessSupervisor._after_fork)
 
-    def constructed(self) -> None:
-        self._starter.constructed()
-
     def _after_fork(self) -> None:
         self._section.leave_in_child()
         self._task_pipe.close_in_child()
@@ -139,8 +138,18 @@ class ProcessSupervisor(Supervisor):
         This is called by the constructor, by programs that have changed the number of workers, and
         before Python 3.8 by the worker handler.
         """
-        self._standard.original("_repopulate_pool")()
-        if not self._starter.is_constructing():
+        self._is_first = self._starter is None
+        try:
+            self._standard.original("_repopulate_pool")()
+        except BaseException:
+            if self._is_first and self._starter is not None:
+                self._starter.discard_deferred()
+            raise
+        if self._is_first:
+            # The constructor starts all workers together, which takes less time.
+            self._is_first = False
+            self._starter.start_deferred()
+        else:
             # The worker handler waits for the exit of those workers that it has seen in the list.
             self._standard.wake_worker_handler()
 
@@ -164,7 +173,8 @@ class ProcessSupervisor(Supervisor):
         process = self._standard.original("Process")(
             *context, target=run_process, args=bound, **kwds
         )
-        return WorkerProcess(self._starter.start, self._workforce.reap, process, channel)
+        start = self._starter.defer if self._is_first else self._starter.start
+        return WorkerProcess(start, self._workforce.reap, process, channel)
 
     def _prepare(self, initargs: "Any") -> None:
         super()._prepare(initargs)

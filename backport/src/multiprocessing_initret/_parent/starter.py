@@ -1,12 +1,13 @@
 """Start workers: as soon as they are needed, or later if that fails while others are alive."""
 
+import os
 import threading
 
 from .._shared.errors import describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional
+    from typing import Any, Callable, List
 
     from .critical_section import CriticalSection
     from .launcher import Launcher
@@ -23,11 +24,12 @@ class Starter:
     """Starts the workers of one pool, and repeats a start that has failed.
 
     The constructor of the pool calls it, then the worker handler, and a program that calls
-    ``_repopulate_pool()``.  ``_lock`` is held while a worker is started.
+    ``_repopulate_pool()``.  ``_lock`` is held while workers are started.  The constructor defers
+    its workers, to start all of them together.
 
     :param standard: the private attributes of the pool
     :param section: the pool's critical section
-    :param launcher: starts one process
+    :param launcher: starts processes
     :param workforce: the workers that have been started
     :param wait: ``multiprocessing.connection.wait``
     :param log: logs a warning
@@ -48,18 +50,37 @@ class Starter:
         self._workforce = workforce
         self._wait = wait
         self._log = log
-        # Identifier of the thread that is constructing the pool.
-        self._constructing: "Optional[int]" = threading.get_ident()
+        self._deferred: "List[WorkerProcess]" = []
         self._has_failed = False
         self._lock = threading.Lock()
 
-    def constructed(self) -> None:
-        """Called when the constructor of the pool is about to return."""
-        self._constructing = None
+    def defer(self, worker: "WorkerProcess") -> bool:
+        """Let :meth:`start_deferred` start a worker, and return True."""
+        self._deferred.append(worker)
+        return True
 
-    def is_constructing(self) -> bool:
-        """Return whether this thread is constructing the pool."""
-        return threading.get_ident() == self._constructing
+    def start_deferred(self) -> None:
+        """Start the workers of the constructor together.
+
+        :raises Exception: any exception of ``Process.start()``
+        """
+        try:
+            with self._section, self._lock:
+                self._launch(self._deferred, is_constructing=True)
+        except Exception as error:
+            # Before Python 3.8 the standard constructor leaves the other workers running.
+            self._workforce.terminate()
+            failure = self._launcher.failed_in_constructor(error)
+            raise failure from failure.__cause__
+        finally:
+            self.discard_deferred()
+
+    def discard_deferred(self) -> None:
+        """Put placeholders in place of the deferred workers that have not been started."""
+        for worker in self._deferred:
+            if worker.pid is None:
+                worker.set_failed()
+        self._deferred = []
 
     def start(self, worker: "WorkerProcess") -> bool:
         """Start a worker, and return whether it has been started.
@@ -74,11 +95,6 @@ class Starter:
                 return self._start_later(worker)
             return True
         except Exception as error:
-            if self.is_constructing():
-                # Before Python 3.8 the standard constructor leaves the other workers running.
-                self._workforce.terminate()
-                failure = self._launcher.failed_in_constructor(error)
-                raise failure from failure.__cause__
             if not self._standard.is_worker_handler():
                 raise
             # An exception would end the worker handler.
@@ -104,28 +120,32 @@ class Starter:
             return False
         try:
             with self._section, self._lock:
-                self._workforce.starting.append(worker)
-                try:
-                    if not self._launch(worker):
-                        return False
-                finally:
-                    self._workforce.starting.remove(worker)
+                self._launch([worker], is_constructing=False)
         except Exception as error:
             if not self._standard.is_worker_handler():
                 raise
             self._handle_failed_start(error)
             return worker.pid is not None  # an exception may have been raised after the start
+        if worker.pid is None:
+            return False
         self._has_failed = False
         return True
 
-    def _launch(self, worker: "WorkerProcess") -> bool:
+    def _launch(self, workers: "List[WorkerProcess]", is_constructing: bool) -> None:
+        pid = os.getpid()
+        self._workforce.starting += workers
         try:
-            return self._launcher.launch(worker)
+            self._launcher.launch(workers)
         finally:
-            # Also if Ctrl-C has interrupted launch() after the process had started: otherwise the
-            # worker would receive tasks, and its results would be lost.
-            if worker.pid is not None:
-                self._workforce.add(worker, self.is_constructing())
+            # Ctrl-C may have interrupted launch() after a process had started: without add(), the
+            # worker would receive tasks, and its results would be lost.  Ctrl-C may also have
+            # interrupted a forked child before it runs the worker: leave the pool alone there.
+            if os.getpid() == pid:
+                for worker in workers:
+                    if worker.pid is not None:
+                        self._workforce.add(worker, is_constructing)
+                for worker in workers:
+                    self._workforce.starting.remove(worker)
 
     def _handle_failed_start(self, error: Exception) -> None:
         """Log that a worker could not be started; break the pool if no worker is alive."""

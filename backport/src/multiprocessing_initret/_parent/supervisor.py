@@ -90,9 +90,6 @@ class Supervisor:
         )
         module(package, "util").register_after_fork(self, drop_inherited_locks)
 
-    def constructed(self) -> None:
-        """Called when the constructor of the pool is about to return."""
-
     # -- Worker handler, and callers ------------------------------------------------------
 
     def process(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":

@@ -147,8 +147,12 @@ class WorkerProcess:
             # Before Python 3.8, the pool has this worker in its list already, and must remove it.
             # Ctrl-C may have raised this exception after the process has started.
             if self.pid is None:
-                self.process = PlaceholderProcess(exitcode=1)
+                self.set_failed()
             raise
+
+    def set_failed(self) -> None:
+        """Put a placeholder in place of the process, which could not be started."""
+        self.process = PlaceholderProcess(exitcode=1)
 
     def join(self, timeout: "Optional[float]" = None) -> None:
         """Wait until the process has exited, and reap it.
