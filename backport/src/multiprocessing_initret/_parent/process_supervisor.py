@@ -107,6 +107,7 @@ class ProcessSupervisor(Supervisor):
         )
         # Whether the constructor is creating the first workers.
         self._is_first = False
+        self._is_shut_down = False
         # None until the first worker is created.
         self._workforce: "Any" = None
         self._starter: "Any" = None
@@ -241,7 +242,12 @@ class ProcessSupervisor(Supervisor):
                     time.sleep(0.001)  # do not busy-loop: the iterable may be endless
 
     def _shut_down_workers(self) -> None:
-        """Send each worker a sentinel, and wait until all workers have exited."""
+        """Send each worker a sentinel, and wait until all workers have exited.
+
+        The task handler calls this once for each worker in the pool's list.
+        """
+        if self._is_shut_down:
+            return
         for _ in list(self._workforce.workers):
             self._task_pipe.send(None, 0, self._pickler.dumps(None))
         if self._standard.is_task_handler_terminated():
@@ -249,6 +255,7 @@ class ProcessSupervisor(Supervisor):
             # threads wait for it, one of them stores UNKNOWN_EXITCODE.
             return
         self._workforce.wait_for_exit()
+        self._is_shut_down = True
         result_handler = self._standard.result_handler()
         if result_handler is not None and not self._workforce.is_stopped:
             # The program may keep the closed pool.  The result handler has received the sentinel,

@@ -175,7 +175,9 @@ class Workforce:
         deadline = time.monotonic() + TERMINATION_TIMEOUT
         while self.workers and not self.is_stopped:
             next_reap = time.monotonic() + _REAP_INTERVAL
-            for worker in list(self.workers):
+            # Workers usually exit in the order of this list.  When the last one has exited, the
+            # others need not be waited for, which takes 30 microseconds for each.
+            for worker in reversed(self.workers):
                 remaining = next_reap - time.monotonic()
                 if remaining <= 0:
                     break
