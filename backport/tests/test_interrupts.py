@@ -63,7 +63,7 @@ def test_while_workers_start(python, tmp_path, start_method, times, use):
 
 
 CHILD = """
-import os, sys
+import builtins, os, sys
 import multiprocessing, multiprocessing_initret
 
 def add(number, initret):
@@ -76,7 +76,7 @@ def fork_and_interrupt():
     count += 1
     pid = fork()
     if pid == 0 and count == 3:
-        raise KeyboardInterrupt
+        raise getattr(builtins, sys.argv[1])
     return pid
 
 def run_tasks(pool):
@@ -84,7 +84,7 @@ def run_tasks(pool):
         try:
             return pool.map_async(add, range(3)).get(50)
         except multiprocessing_initret.WorkerLostError:
-            pass  # the child terminates its siblings when it exits, as in the standard pool
+            pass
 
 if __name__ == "__main__":
     os.fork = fork_and_interrupt
@@ -96,10 +96,11 @@ if __name__ == "__main__":
 
 
 @posix
-def test_forked_child_before_it_runs_the_worker(python, tmp_path):
-    """The exception ends the constructor in the child, which must leave the parent's pool alone."""
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "OSError"])
+def test_forked_child_before_it_runs_the_worker(python, tmp_path, error):
+    """It must not continue in the constructor of the pool, and write to the shared memory."""
     (tmp_path / "program.py").write_text(CHILD)
-    assert python("program.py") == "[40, 41, 42]\n"
+    assert python("program.py", error) == "[40, 41, 42]\n"
 
 
 END = """

@@ -156,11 +156,11 @@ def test_two_threads_start_workers(monkeypatch):
     """They start one worker after the other: two workers must not receive the same record."""
     barrier = threading.Barrier(2)
 
-    def launch_together(worker):
+    def launch_together(workers):
         with contextlib.suppress(threading.BrokenBarrierError):
             barrier.wait(0.5)
-            together.append(worker)
-        return launch(worker)
+            together.append(workers)
+        return launch(workers)
 
     together = []
     with create_pool(multiprocessing.get_start_method(), 1) as pool:
@@ -412,3 +412,29 @@ def test_constructor_that_fails_leaves_nothing(no_collector):
     with pytest.raises(TypeError, match="callable"):
         multiprocessing_initret.Pool(2, 1, expect_initret=True)
     assert not multiprocessing.active_children()
+
+
+class WatchingPool(multiprocessing_initret.Pool):
+    """Expects, as programs may, that workers run when this method has returned."""
+
+    def _repopulate_pool(self):
+        super()._repopulate_pool()
+        self.pids = [worker.pid for worker in self._pool]
+
+
+def test_subclass_uses_the_first_workers(start_method):
+    context = multiprocessing.get_context(start_method)
+    pool = WatchingPool(2, int, (40,), context=context, expect_initret=True)
+    assert None not in pool.pids
+    check_pool(pool)
+    end_pool(pool)
+
+
+def test_worker_is_added_to_a_closed_pool(make_pool):
+    """The pool has released what the worker would need."""
+    pool = make_pool(1)
+    check_pool(pool)
+    end_pool(pool, "close")
+    pool._processes = len(pool._pool) + 1
+    pool._repopulate_pool()
+    assert pool._pool[-1].pid is None

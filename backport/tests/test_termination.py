@@ -266,10 +266,10 @@ def test_pool_is_garbage_while_the_program_starts_a_process(monkeypatch, is_in_c
     threads = threading.active_count()
     pools = [create_pool("forkserver", 2)]
 
-    def wait_and_launch(self, worker):
+    def wait_and_launch(self, workers):
         is_starting.set()
         assert may_start.wait(TIMEOUT)
-        return launch(self, worker)
+        return launch(self, workers)
 
     def drop_pool_and_send(*args):
         monkeypatch.undo()

@@ -20,8 +20,9 @@ holds its state, and a result pipe of its own:
 
     thread           runs
     ---------------  -----------------------------------------------------------------
+    constructor      process(), Starter.start_deferred()
     worker handler   process(), Starter.start(), Workforce.reap()
-    task handler     _send(): TaskPipe.send(), Workforce.wait_for_exit()
+    task handler     _send(): TaskPipe.send(), Workforce.wait_for_exit(), _release()
     result handler   Collector.get()
     any              terminate(): Workforce.terminate()
 """
@@ -78,7 +79,8 @@ _RESULT_HANDLER_TIMEOUT = 0.5
 class ProcessSupervisor(Supervisor):
     """Supervisor of a ``Pool`` with the standard queues.
 
-    It creates the parts, and connects them to the pool's threads.  It has no other state.
+    It creates the parts, and connects them to the pool's threads.  The constructor of the pool sets
+    ``_is_first``, and the task handler ``_is_shut_down``.
     """
 
     def __init__(self, pool: "Any", package: str) -> None:
@@ -147,7 +149,6 @@ class ProcessSupervisor(Supervisor):
                 self._starter.discard_deferred()
             raise
         if self._is_first:
-            # The constructor starts all workers together, which takes less time.
             self._is_first = False
             self._starter.start_deferred()
         else:
@@ -169,12 +170,16 @@ class ProcessSupervisor(Supervisor):
     def _create(self, *context: "Any", target: "Any", args: "Any", **kwds: "Any") -> "Any":
         channel = Channel()
         bound = self._bind(target, args, channel)
-        if not self._workforce.accepts_workers():
+        if self._is_shut_down or not self._workforce.accepts_workers():
             return PlaceholderProcess()
         process = self._standard.original("Process")(
             *context, target=run_process, args=bound, **kwds
         )
-        start = self._starter.defer if self._is_first else self._starter.start
+        start = self._starter.start
+        if self._is_first:
+            # A method of a subclass may expect that each worker runs after its start().
+            is_standard = self._standard.has_standard_repopulate()
+            start = self._starter.defer if is_standard else self._starter.start_first
         return WorkerProcess(start, self._workforce.reap, process, channel)
 
     def _prepare(self, initargs: "Any") -> None:
@@ -253,13 +258,14 @@ class ProcessSupervisor(Supervisor):
         if self._standard.is_task_handler_terminated():
             # terminate() waits for the workers.  A fork server sends an exit code once: if two
             # threads wait for it, one of them stores UNKNOWN_EXITCODE.
+            self._is_shut_down = True
             return
         self._workforce.wait_for_exit()
         self._is_shut_down = True
         result_handler = self._standard.result_handler()
         if result_handler is not None and not self._workforce.is_stopped:
-            # The program may keep the closed pool.  The result handler has received the sentinel,
-            # and all results.
+            # The program may keep the closed pool.  The result handler has received the sentinel
+            # and all results.  If it does not end, its pipes stay open until the pool is garbage.
             result_handler.join(_RESULT_HANDLER_TIMEOUT)
             self._release(result_handler)
 

@@ -10,6 +10,7 @@ private, and differ between versions of Python:
     Pool._cache                      2.6         a _PoolCache, which wakes the worker
                                                  handler when it is empty, since 3.8
     Pool._change_notifier            3.8         wakes the worker handler
+    Pool._repopulate_pool_static     3.8         called by Pool._repopulate_pool
     Pool._get_sentinels              3.8         what else the worker handler waits for
     Pool._taskqueue_buffersize_...   3.16        the semaphores of imap(buffersize=)
     Pool._guarded_task_generation    3.6         has a parameter for such a semaphore since 3.16
@@ -73,6 +74,7 @@ _REQUIRED: "Requirements" = {
 _REQUIRED_WITH_NOTIFIER = {
     "_PoolCache.__init__": ("notifier",),
     "Pool._get_sentinels": ("_change_notifier",),
+    "Pool._repopulate_pool_static": (),
     "Pool._terminate_pool": ("change_notifier",),
 }
 # Also required if imap() has the parameter buffersize, as since Python 3.16.
@@ -224,6 +226,12 @@ class StandardPool:
     def is_task_handler_terminated(self) -> bool:
         """Return whether :meth:`stop_handlers` has been called; called by the task handler."""
         return bool(getattr(threading.current_thread(), "_state", None) == self.module.TERMINATE)
+
+    def has_standard_repopulate(self) -> bool:
+        """Return whether the methods that add workers are those of the standard class."""
+        names = "_repopulate_pool", "_repopulate_pool_static"  # the second since Python 3.8
+        standard, cls = self.module.Pool, type(self._weak_pool())
+        return all(getattr(cls, name, None) is getattr(standard, name, None) for name in names)
 
     def result_handler(self) -> "Any":
         """Return the result handler, or None if nothing refers to the pool any more."""

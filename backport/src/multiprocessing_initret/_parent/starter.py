@@ -59,9 +59,16 @@ class Starter:
         self._deferred.append(worker)
         return True
 
-    def start_deferred(self) -> None:
-        """Start the workers of the constructor together.
+    def start_first(self, worker: "WorkerProcess") -> bool:
+        """Start a worker of the constructor at once, and return True."""
+        self._deferred.append(worker)
+        self.start_deferred()
+        return True
 
+    def start_deferred(self) -> None:
+        """Start the workers of the constructor together, which takes less time.
+
+        :raises WorkerLostError: if the fork server has exited
         :raises Exception: any exception of ``Process.start()``
         """
         try:
@@ -137,13 +144,16 @@ class Starter:
         try:
             self._launcher.launch(workers)
         finally:
+            if os.getpid() != pid:
+                # Ctrl-C has interrupted a forked child before it runs the worker.  It must not
+                # continue in the code of its parent, and write to the memory that they share.
+                os._exit(1)
             # Ctrl-C may have interrupted launch() after a process had started: without add(), the
-            # worker would receive tasks, and its results would be lost.  Ctrl-C may also have
-            # interrupted a forked child before it runs the worker: leave the pool alone there.
-            if os.getpid() == pid:
-                for worker in workers:
-                    if worker.pid is not None:
-                        self._workforce.add(worker, is_constructing)
+            # worker would receive tasks, and its results would be lost.
+            try:
+                started = [worker for worker in workers if worker.pid is not None]
+                self._workforce.add(started, is_constructing)
+            finally:
                 for worker in workers:
                     self._workforce.starting.remove(worker)
 

@@ -227,13 +227,14 @@ class Supervisor:
 
         def terminate() -> None:
             try:
-                calls.pop()()  # nothing refers to the arguments any more when this thread continues
+                calls.pop()()  # afterwards, nothing in this thread refers to the arguments
             finally:
                 at_exit.cancel()
                 ended.release()
 
         start_thread(terminate)
-        ended.acquire(True, timeout)
+        if ended.acquire(True, timeout):
+            ended.release()  # the exit handler may be waiting, too
 
     def _terminate(self, *args: "Any") -> None:
         named_args = self._standard.bind_terminate_args(args)

@@ -73,7 +73,7 @@ class WorkerProcess:
     or the task handler reaps it.  The result handler reads from its result pipe, and
     alone uses :attr:`unread`.  Any thread may read its exit code, and may terminate or kill it.
 
-    :param start: ``Starter.start()``
+    :param start: ``Starter.start()``, or ``defer()`` or ``start_first()`` in the constructor
     :param reap: ``Workforce.reap()``
     :param process: the standard process object, not started yet
     :param channel: the argument of the process that is completed when the process is started
@@ -138,7 +138,10 @@ class WorkerProcess:
         return self.channel.record
 
     def start(self) -> None:
-        """Start the process, or put a placeholder in its place if no worker is needed any more."""
+        """Start the process, at once or later.
+
+        If no worker is needed any more, put a placeholder in its place.
+        """
         start = vars(self).pop("_start")
         try:
             if not start(self):
@@ -193,6 +196,9 @@ class WorkerProcess:
         if self.is_watched or not sys.platform.startswith("linux"):
             return
         popen = self.process._popen
+        if popen.returncode is not None:  # another Process.start() has reaped it
+            self.is_watched = True
+            return
         try:
             pidfd = _pidfd_open(popen.pid)
         except (OSError, ImportError):  # no descriptors, a kernel before Linux 5.3, or no ctypes

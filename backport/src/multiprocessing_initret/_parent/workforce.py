@@ -89,23 +89,25 @@ class Workforce:
                 with contextlib.suppress(OSError):  # the program has closed the descriptor
                     worker.reader.close()
 
-    # -- Add, in the worker handler -------------------------------------------------------
+    # -- Add, in the threads that start workers --------------------------------------------
 
     def accepts_workers(self) -> bool:
         """Return whether workers may be added: the pool is neither broken nor terminated."""
         return not self.broken and not self.is_stopped
 
-    def add(self, worker: "WorkerProcess", is_constructing: bool) -> None:
-        """Add a worker that has been started.
+    def add(self, workers: "List[WorkerProcess]", is_constructing: bool) -> None:
+        """Add workers that have been started.
 
-        :param is_constructing: whether the constructor of the pool starts the worker, before it
+        :param is_constructing: whether the constructor of the pool starts the workers, before it
             starts the threads
         """
         with self._lock:
-            self.workers.append(worker)
+            self.workers += workers
             if not self.accepts_workers():
-                worker.terminate()
-        self._collector.add_worker(worker, is_constructing)
+                for worker in workers:
+                    worker.terminate()
+        for worker in workers:
+            self._collector.add_worker(worker, is_constructing)
 
     # -- Reap, in the worker handler or the task handler -----------------------------------
 
@@ -177,7 +179,7 @@ class Workforce:
             next_reap = time.monotonic() + _REAP_INTERVAL
             # Workers usually exit in the order of this list.  When the last one has exited, the
             # others need not be waited for, which takes 30 microseconds for each.
-            for worker in reversed(self.workers):
+            for worker in self.workers[::-1]:
                 remaining = next_reap - time.monotonic()
                 if remaining <= 0:
                     break

@@ -103,9 +103,10 @@ class InitArgs:
 
     def close(self) -> None:
         """Release the objects and their memory, when no more workers are started."""
-        if self._pickle is not None and self._pickle.memory is not None:
-            self._pickle.memory.close()
-        self._objects = self._pickle = self._sent = None
+        pickled, self._pickle = self._pickle, None
+        if pickled is not None and pickled.memory is not None:
+            pickled.memory.close()
+        self._objects = self._sent = None
 
     def __reduce__(self) -> "Tuple[Callable[..., ReceivedInitArgs], Tuple[Any, ...]]":
         context = module(self._package, "context")
