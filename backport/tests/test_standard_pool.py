@@ -13,6 +13,7 @@ import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT
 from multiprocessing_initret._parent import standard_pool
+from multiprocessing_initret._shared.initargs import PICKLES_ONCE
 from pool_support import add
 
 
@@ -196,8 +197,8 @@ def test_missing_name_of_queues(monkeypatch):
 
 
 def test_missing_name_of_the_fork_server(monkeypatch):
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        pytest.skip("this system has no fork server")
+    if not PICKLES_ONCE or "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("there are no templates")
     from multiprocessing import forkserver
 
     monkeypatch.delattr(forkserver, "main")
