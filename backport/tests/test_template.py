@@ -193,7 +193,7 @@ def fail():
 def test_unpickling_error_fails_each_task(any_size, capfd, is_apart):
     with pool_of(["table"], FailsToUnpickle(is_apart), CONTEXT.Lock()) as pool:
         # If it is pickled apart, so is the table, to which it might refer.
-        assert type(pool._pool[0]._popen).__module__.endswith("template") != is_apart
+        assert type(pool._pool[0]._popen).__module__.endswith("standard_forkserver") != is_apart
         for _ in range(3):
             with pytest.raises(LookupError, match="not to be unpickled"):
                 call(pool, get)
