@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import os
+import sys
 import time
 
-from .._shared.errors import WorkerLostError, report_exception
+from .._shared.errors import WorkerLostError
 from .standard_pool import (
     expect_one_chunk,
     ignore_late_length,
@@ -89,7 +90,9 @@ def pending_results_class(cache_class: "Any") -> "Any":
             try:
                 callback(value)
             except BaseException:
-                report_exception()
+                # sys.excepthook may be the user's own, and may raise too.
+                with contextlib.suppress(BaseException):
+                    sys.excepthook(*sys.exc_info())
             finally:
                 self._in_callback.remove(job)
 

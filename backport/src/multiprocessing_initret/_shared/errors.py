@@ -1,7 +1,5 @@
 """The exception of a task whose worker exited before the task had finished."""
 
-import contextlib
-import sys
 from multiprocessing import ProcessError
 
 TYPE_CHECKING = False
@@ -15,13 +13,6 @@ def describe(error: BaseException) -> str:
         return repr(error)
     except Exception:
         return object.__repr__(error)
-
-
-def report_exception() -> None:
-    """Report the exception that is being handled as if nothing had handled it, and continue."""
-    # sys.excepthook may be the user's own, and may raise too.
-    with contextlib.suppress(BaseException):
-        sys.excepthook(*sys.exc_info())
 
 
 class WorkerLostError(ProcessError):
