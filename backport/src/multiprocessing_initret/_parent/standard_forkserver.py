@@ -54,10 +54,10 @@ _REQUIRED_OF_FORKSERVER: "Requirements" = {
     "ForkServer.ensure_running": (),
     "ForkServer.connect_to_new_process": (),
 }
-# The same since Python 3.14.
+# Also required if fork servers have authentication keys, as since Python 3.14.
 _REQUIRED_WITH_KEY: "Requirements" = {
-    "main": ("listener_fd", "alive_r", "preload", "authkey_r"),
-    "ForkServer.__init__": ("_forkserver_address", "_forkserver_alive_fd", "_forkserver_authkey"),
+    "main": ("authkey_r",),
+    "ForkServer.__init__": ("_forkserver_authkey",),
 }
 _REQUIRED_OF_POPEN: "Requirements" = {
     "Popen._launch": (
@@ -85,15 +85,14 @@ def check(package: str) -> None:
         popen = module(package, "popen_forkserver")
     except ImportError:  # this system has no fork server
         return
-    required = dict(_REQUIRED_OF_FORKSERVER)
-    if _key_length(forkserver):
-        required.update(_REQUIRED_WITH_KEY)
     missing = [
-        *missing_names(forkserver, required),
+        *missing_names(forkserver, _REQUIRED_OF_FORKSERVER),
         *missing_names(popen, _REQUIRED_OF_POPEN),
         *missing_names(module(package, "process"), _REQUIRED_OF_PROCESS),
         *missing_names(module(package, "util"), {"get_temp_dir": ()}),
     ]
+    if _key_length(forkserver):
+        missing += missing_names(forkserver, _REQUIRED_WITH_KEY)
     if not missing:
         # Copies of these functions run with other globals, and would have no closure cells.
         for cls, name in (
