@@ -271,12 +271,12 @@ def test_another_thread_forks_before_a_worker_starts(make_pool, monkeypatch):
     """The function that runs in the child, and closes the pipes of the pool, does not fail."""
     start, statuses = Launcher._start, []
 
-    def fork_and_start(launcher, worker):
+    def fork_and_start(launcher, *args):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "unraisablehook", lambda _: os._exit(1))
             pid = os.fork() or os._exit(0)
         statuses.append(os.waitpid(pid, 0)[1])
-        return start(launcher, worker)
+        return start(launcher, *args)
 
     monkeypatch.setattr(Launcher, "_start", fork_and_start)
     check_pool(make_pool(2))

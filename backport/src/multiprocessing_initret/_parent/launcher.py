@@ -67,38 +67,33 @@ class Launcher:
         :raises Exception: any exception of ``Process.start()``
         """
         try:
-            for worker in workers:
-                self._prepare(worker)
-            for worker in workers:
-                self._start(worker)
+            methods = [self._prepare(worker) for worker in workers]
+            for worker, method in zip(workers, methods):
+                self._start(worker, method)
         finally:
             for worker in workers:
-                record = vars(worker.channel).get("record")
-                if worker.pid is None and record is not None:
-                    del worker.channel.record
-                    self._records.release(record)
+                if worker.pid is None and hasattr(worker.channel, "record"):
+                    self._records.release(vars(worker.channel).pop("record"))
         for worker in workers:
             if worker.pid is not None:
                 worker.watch_process()
 
-    def _prepare(self, worker: "WorkerProcess") -> None:
+    def _prepare(self, worker: "WorkerProcess") -> str:
+        """Do what need not be done between two forks, and return the start method of a worker."""
         channel = worker.channel
+        method: str = getattr(worker.process, "_start_method", None) or self._ctx.get_start_method()
         channel.record = self._records.acquire()
         channel.defers_initializer = self._reaper.defers_initializer()
-        channel.parent_pid = os.getpid() if self._method(worker) in METHODS_OF_CHILDREN else None
+        channel.parent_pid = os.getpid() if method in METHODS_OF_CHILDREN else None
         worker.generation = self._reaper.generation
         self._template.use_for(worker.process)
-
-    def _method(self, worker: "WorkerProcess") -> str:
-        """Return the start method of a worker."""
-        method: str = getattr(worker.process, "_start_method", None) or self._ctx.get_start_method()
         return method
 
-    def _start(self, worker: "WorkerProcess") -> None:
+    def _start(self, worker: "WorkerProcess", method: str) -> None:
         channel = worker.channel
         worker.reader, channel.writer = self._pipe(duplex=False)
         try:
-            self._start_process(worker.process, self._method(worker))
+            self._start_process(worker.process, method)
         finally:
             channel.writer.close()
             # Ctrl-C may have interrupted this thread after the process had started.

@@ -145,7 +145,7 @@ class ProcessSupervisor(Supervisor):
         try:
             self._standard.original("_repopulate_pool")()
         except BaseException:
-            if self._is_first and self._starter is not None:
+            if self._starter is not None:
                 self._starter.discard_deferred()
             raise
         if self._is_first:

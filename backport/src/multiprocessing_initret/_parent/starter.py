@@ -61,7 +61,7 @@ class Starter:
 
     def start_first(self, worker: "WorkerProcess") -> bool:
         """Start a worker of the constructor at once, and return True."""
-        self._deferred.append(worker)
+        self.defer(worker)
         self.start_deferred()
         return True
 

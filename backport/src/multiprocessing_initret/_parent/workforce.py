@@ -42,7 +42,7 @@ class Workforce:
     ``_lock`` is held while a worker is added or reaped, and while ``is_stopped`` is set: either a
     worker is added before the pool is terminated, or it is terminated at once.  Threads that
     block while they iterate over the list copy it.  The lock is not reentrant, so the threads that
-    acquire it are in the section, except in :meth:`terminate`, which no thread calls there.
+    acquire it are in the section, except in :meth:`terminate`, which runs outside.
 
     :param section: the pool's critical section
     :param records: the records of the workers
