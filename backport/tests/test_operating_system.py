@@ -28,6 +28,7 @@ from pool_support import (
     kill_itself,
     result_or_exception,
     wait_for_pid,
+    wait_until_replaced,
     write_pid_and_wait,
 )
 
@@ -102,8 +103,12 @@ def test_killed_fork_server(make_pool, tmp_path, start_method):
     path = str(tmp_path / "inside")
     inside = pool.apply_async(write_pid_and_wait, (path,))
     pid = wait_for_pid(path)
+    workers = list(pool._pool)
     os.kill(server, signal.SIGKILL)
     assert is_lost(result_or_exception(inside), "exited with code 255")
+    # Race: the server closes one sentinel after the other, and until then the other worker may
+    # receive a task, which is then lost too.
+    wait_until_replaced(pool, workers)
     check_pool(pool)
     # Race: the killed server closes its files first, and its children get another parent later.
     wait_until(lambda: pool.apply_async(return_parent_pid).get(TIMEOUT) != server)
