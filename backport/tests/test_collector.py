@@ -338,13 +338,13 @@ def test_unexpected_exception(parts, monkeypatch, failing):
 
 
 def test_second_unexpected_exception(parts, monkeypatch):
-    """The thread ends.  The results are completed after each of the exceptions."""
+    """The result handler ends, and its ThreadGuard completes the results."""
     first, second = LookupError("first"), LookupError("second")
     monkeypatch.setattr(parts.pipes, "wait", lambda *args: raise_(first))
     monkeypatch.setattr(parts.pipes, "read_wake_up", lambda: raise_(second))
     error = parts.get()
-    assert type(error) is EOFError and error.__cause__ is second
-    assert parts.failures == [first, second]
+    assert type(error) is RuntimeError and error.__cause__ is second
+    assert parts.failures == [first]
 
 
 #

@@ -38,7 +38,6 @@ def _limit_processes(processes: "Optional[int]", limit: "Optional[int]") -> "Opt
 
 
 def _construct(
-    standard: "Any",
     package: str,
     pool: "Any",
     processes: "Optional[int]",
@@ -48,20 +47,23 @@ def _construct(
 ) -> None:
     """Construct a pool with expect_initret.
 
-    :param standard: the standard constructor of the pool's class
     :param package: the package of the pool's class
     """
     # Imported here because workers import this module, and each import delays their start.
     from ._parent import standard_pool
     from ._parent.process_supervisor import MAX_WORKERS, ProcessSupervisor
     from ._parent.supervisor import Supervisor, ThreadSupervisor
+    from ._parent.thread_guard import ThreadGuard
 
     standard_pool.set_initial_state(pool)
     standard_pool.check(package)
     _check_initializer(initializer, initargs)
-    is_thread_pool = isinstance(pool, module(package, "pool").ThreadPool)
+    pool_module = module(package, "pool")
+    is_thread_pool = isinstance(pool, pool_module.ThreadPool)
     if not is_thread_pool:
         processes = _limit_processes(processes, MAX_WORKERS)
+
+    guard = ThreadGuard()
 
     def setup_queues() -> None:
         del pool._setup_queues
@@ -71,11 +73,14 @@ def _construct(
             supervisor_class = ThreadSupervisor
         elif standard_pool.has_standard_queues(pool, package):
             supervisor_class = ProcessSupervisor
-        supervisor_class(pool, package)
+        supervisor_class(pool, package, guard)
 
     pool._setup_queues = setup_queues
     try:
-        standard(pool, processes=processes, initializer=initializer, initargs=initargs, **kwargs)
+        # The constructor of ThreadPool calls only this one.
+        guard.constructor(pool_module)(
+            pool, processes=processes, initializer=initializer, initargs=initargs, **kwargs
+        )
     finally:
         # Break the reference cycle: setup_queues() refers to the pool.
         vars(pool).pop("_setup_queues", None)
@@ -98,7 +103,7 @@ def constructor(cls: "Any") -> "Any":
             expect_initret: bool = False,
         ) -> None:
             if expect_initret:
-                _construct(standard, package, self, processes, initializer, initargs)
+                _construct(package, self, processes, initializer, initargs)
             else:
                 standard(self, processes, initializer, initargs)
     else:
@@ -115,7 +120,6 @@ def constructor(cls: "Any") -> "Any":
         ) -> None:
             if expect_initret:
                 _construct(
-                    standard,
                     package,
                     self,
                     processes,

@@ -48,9 +48,6 @@ class Collector:
     :param check_workers: makes the worker handler look for exited workers
     """
 
-    #: Whether the result handler has ended after a failure, and delivers nothing more.
-    has_ended_by_failure = False
-
     def __init__(
         self,
         pipes: "ResultPipes",
@@ -87,7 +84,8 @@ class Collector:
     def get(self) -> "Optional[Result]":
         """Return the next result, or None at the end; replaces the pool's ``_quick_get``.
 
-        :raises EOFError: to end the result handler, if it cannot continue after a failure
+        :raises RuntimeError: if the result handler cannot continue; :class:`ThreadGuard` then fails
+            the tasks
         """
         ready = self._ready
         while True:
@@ -153,16 +151,16 @@ class Collector:
         self._ready.append((*task, result))
 
     def _handle_failure(self, error: BaseException) -> None:
-        # The first failure does not end the result handler, which must run the calls that are
-        # posted.  After a second one it ends, and the task handler fails what is sent later.
-        self.has_ended_by_failure, self._has_failed = self._has_failed, True
         try:
+            if self._has_failed:
+                raise error
+            # The first failure does not end the result handler, which must run the calls that are
+            # posted.
+            self._has_failed = True
             self._on_failure(error)
-        except BaseException:
-            self.has_ended_by_failure = True
-            raise
-        if self.has_ended_by_failure:
-            raise EOFError("the result handler cannot continue") from error
+        except BaseException as second:
+            # The standard function would regard an OSError as the end of the results.
+            raise RuntimeError("the result handler cannot continue") from second
 
     # -- In any thread ------------------------------------------------------------------------
 

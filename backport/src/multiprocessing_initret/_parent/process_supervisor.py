@@ -30,10 +30,11 @@ holds its state, and a result pipe of its own:
 import functools
 import os
 import sys
+import threading
 import time
 import weakref
 
-from .._shared.errors import describe
+from .._shared.errors import WorkerLostError, describe
 from .._shared.packages import log_warning, module, pickler_class
 from .._shared.record import Records
 from .._worker.process import Channel, run_process
@@ -61,8 +62,9 @@ else:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
     from typing import Any
+
+    from .thread_guard import ThreadGuard
 
 #: Maximum number of workers of a pool; None if there is no limit.  On Windows before Python
 #: 3.13, connection.wait() accepts at most 63 handles.  With more workers, the worker handler of
@@ -83,8 +85,8 @@ class ProcessSupervisor(Supervisor):
     ``_is_first``, and the task handler ``_is_shut_down``.
     """
 
-    def __init__(self, pool: "Any", package: str) -> None:
-        super().__init__(pool, package)
+    def __init__(self, pool: "Any", package: str, guard: "ThreadGuard") -> None:
+        super().__init__(pool, package, guard)
         self._ctx = pool._ctx
         if self._ctx.get_start_method() == "forkserver":
             standard_forkserver.check(package)
@@ -221,8 +223,6 @@ class ProcessSupervisor(Supervisor):
             self._workforce.break_pool(f"{describe(error)} in the task handler", error)
             if task is not None:
                 self._collector.fail(task[0], task[1], self._workforce.broken_error())
-        if self._collector.has_ended_by_failure:
-            self._results.fail_all(self._workforce.broken_error())
 
     def _send_task(self, job: int, index: int, func: "Any", args: "Any", kwds: "Any") -> None:
         if func is raise_error:
@@ -269,6 +269,17 @@ class ProcessSupervisor(Supervisor):
             result_handler.join(_RESULT_HANDLER_TIMEOUT)
             self._release(result_handler)
 
+    # -- Any of the three threads, when it has failed -----------------------------------------
+
+    def _break_pool(self, reason: str, cause: BaseException) -> None:
+        self._workforce.break_pool(reason, cause)
+
+    def _fail_all(self, error: WorkerLostError) -> None:
+        if threading.current_thread() is self._standard.result_handler():
+            self._results.fail_all(error)
+        elif self._results:
+            self._collector.call_soon(self._results.fail_all, error)
+
     # -- Termination, in any thread ----------------------------------------------------------
 
     def terminate(self, *args: "Any") -> None:
@@ -284,7 +295,7 @@ class ProcessSupervisor(Supervisor):
         # The standard _help_stuff_finish() would hang on half a message in the pipe.
         self._task_pipe.drain()
 
-    def _release(self, result_handler: "threading.Thread") -> None:
+    def _release(self, result_handler: threading.Thread) -> None:
         self._template.close()
         self._records.close()
         super()._release(result_handler)

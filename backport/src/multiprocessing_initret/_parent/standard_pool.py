@@ -52,6 +52,7 @@ _REQUIRED: "Requirements" = {
         *("_cache", "_ctx", "_pool", "_processes", "_state", "_taskqueue", "_terminate"),
         *("_worker_handler", "_task_handler", "_result_handler", "_setup_queues"),
         *("_repopulate_pool", "_quick_put", "_quick_get", "_terminate_pool"),
+        *("Pool", "_handle_workers", "_handle_tasks", "_handle_results"),
     ),
     "ThreadPool.__init__": ("processes", "initializer", "initargs"),
     "Pool.Process": (),
@@ -267,6 +268,21 @@ class StandardPool:
         # A running worker handler would start replacements.
         if threading.current_thread() is not worker_handler:
             worker_handler.join()
+
+    def send_sentinels(self, handler: str) -> None:
+        """Send what one of the threads sends to the others when it ends.
+
+        :param handler: the name of the function that the thread runs
+        """
+        pool: "Any" = self._weak_pool()
+        if pool is None:
+            return  # terminate() sends them
+        if handler == "_handle_workers":
+            pool._taskqueue.put(None)
+        elif handler == "_handle_tasks":
+            pool._outqueue.put(None)
+            for _ in list(pool._pool):
+                pool._quick_put(None)
 
     # Bind the arguments of the standard functions by name.
 

@@ -40,6 +40,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterable, Iterator, Optional, Tuple
 
+    from .thread_guard import ThreadGuard
+
 # Time, in seconds, after which terminate() stops waiting for a task handler that is blocked
 # in an iterable.
 _ITERABLE_TIMEOUT = 1.0
@@ -71,11 +73,12 @@ class Supervisor:
 
     :param pool: a pool whose constructor has just created its queues
     :param package: the package of the pool
+    :param guard: runs the functions of the pool's three threads
     """
 
     _run = staticmethod(run_worker)
 
-    def __init__(self, pool: "Any", package: str) -> None:
+    def __init__(self, pool: "Any", package: str, guard: "ThreadGuard") -> None:
         self._package = package
         self._initargs: "Optional[InitArgs]" = None
         self._results: "Any" = None
@@ -89,6 +92,7 @@ class Supervisor:
             _guarded_task_generation=self._generate_tasks,
         )
         module(package, "util").register_after_fork(self, drop_inherited_locks)
+        guard.attach(self._standard, self._break_pool, self._fail_all)
 
     # -- Worker handler, and callers ------------------------------------------------------
 
@@ -192,6 +196,15 @@ class Supervisor:
                 raise  # GeneratorExit: the task handler sends no more tasks
             for left in range(i + 1, max(i + 2, chunks)):
                 yield job, left, raise_error, (error,), {}
+
+    # -- Any of the three threads, when it has failed ---------------------------------------
+
+    def _break_pool(self, reason: str, cause: BaseException) -> None:
+        """Break the pool.  Subclasses override this and the next method."""
+
+    def _fail_all(self, error: WorkerLostError) -> None:
+        """Fail all pending results."""
+        self._results.fail_all(error)
 
     # -- Termination, in any thread --------------------------------------------------------
 

@@ -1,0 +1,243 @@
+"""Exceptions in the standard functions that the pool's three threads run."""
+
+import logging
+import multiprocessing
+import multiprocessing.pool
+import os
+import sys
+import threading
+import time
+
+import pytest
+from conftest import TIMEOUT, call_with_timeout, join_in_time
+from multiprocessing_initret import ThreadPool, WorkerLostError
+from multiprocessing_initret._parent.thread_guard import ThreadGuard
+from pool_support import KILL, add, check_pool, create_pool, end_pool, error_of
+
+
+class FailingHandler(logging.Handler):
+    """A log handler that raises an exception for one message, in the process that created it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.pid, self.threads = text, os.getpid(), []
+
+    def handle(self, record):
+        if os.getpid() == self.pid and self.text in record.getMessage():
+            self.threads.append(threading.current_thread())
+            raise ZeroDivisionError("unexpected")
+
+
+@pytest.fixture
+def fail(add_log_handler):
+    """Return a function that makes the threads of all pools fail at one debugging message."""
+    logger = multiprocessing.get_logger()
+    level = logger.level
+
+    def fail(text):
+        handler = FailingHandler(text)
+        add_log_handler(handler)
+        logger.setLevel(logging.DEBUG)
+        return handler
+
+    yield fail
+    logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def reported(monkeypatch):
+    """Replace sys.excepthook, and return the list of the exceptions that it receives."""
+    errors = []
+    monkeypatch.setattr(sys, "excepthook", lambda cls, error, traceback: errors.append(error))
+    return errors
+
+
+@pytest.fixture
+def pool():
+    pool = create_pool(multiprocessing.get_all_start_methods()[0])
+    check_pool(pool)
+    return pool
+
+
+@pytest.fixture(params=["processes", "threads"])
+def any_pool(request):
+    if request.param == "processes":
+        return request.getfixturevalue("pool")
+    return ThreadPool(2, int, (40,), expect_initret=True)
+
+
+def wait(item=None, *, initret):
+    time.sleep(TIMEOUT)
+
+
+def check_broken(pool, text, *pending):
+    """Check that pending and later tasks fail, and that the pool can be closed."""
+    results = [*pending, pool.map_async(wait, range(5)), pool.apply_async(wait)]
+    for result in results:
+        error = error_of(result)
+        assert type(error) is WorkerLostError and text in str(error)
+    with pytest.raises(WorkerLostError):
+        call_with_timeout(pool.imap(wait, [1]).next)
+    end_pool(pool, "close")
+    end_pool(pool, "terminate")
+
+
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_worker_handler(pool, fail, reported, end):
+    """It fails after a worker has exited.  The task of the other worker fails, too."""
+    handler = fail("cleaning up worker")
+    pending = [pool.apply_async(wait) for _ in range(2)]
+    os.kill(pool._pool[0].pid, KILL)
+    for result in pending:
+        assert type(error_of(result)) is WorkerLostError
+    error = error_of(pool.apply_async(add, (1,)))
+    assert "ZeroDivisionError" in str(error) and "in the worker handler" in str(error)
+    assert isinstance(error.__cause__, ZeroDivisionError)
+    assert [error.__cause__] == reported
+    assert handler.threads[:1] == [pool._worker_handler]
+    if end == "close":
+        check_broken(pool, "in the worker handler")
+    end_pool(pool, "terminate")
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="the worker handler polls")
+def test_worker_handler_cannot_wait(pool, monkeypatch):
+    """The program may have closed the descriptor of a sentinel, for example."""
+
+    def fail_to_wait(*args, **kwds):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(multiprocessing.pool, "wait", fail_to_wait)
+    pool._change_notifier.put(None)
+    check_broken(pool, "Bad file descriptor")
+
+
+def test_task_handler(pool, fail, reported):
+    """It fails after it has sent the tasks of an imap()."""
+    pending = pool.apply_async(wait)
+    handler = fail("doing set_length()")
+    with pytest.raises(WorkerLostError):
+        iterator = pool.imap(wait, [1, 2])
+        call_with_timeout(iterator.next)
+    check_broken(pool, "in the task handler", pending)
+    assert len(handler.threads) == len(reported) == 1
+
+
+def test_result_handler(pool, reported):
+    """It receives a result that it cannot unpack."""
+    pending = pool.apply_async(wait)
+    collector = pool._quick_get.__self__
+    collector.call_soon(collector._ready.append, ())
+    check_broken(pool, "in the result handler", pending)
+    assert [type(error) for error in reported] == [ValueError]
+
+
+def raise_(error):
+    raise error
+
+
+def test_result_handler_fails_twice(pool, reported):
+    """The standard function would regard an OSError as the end of the results."""
+    pending = pool.apply_async(wait)
+    collector = pool._quick_get.__self__
+    collector.call_soon(raise_, ZeroDivisionError("unexpected"))
+    collector.call_soon(raise_, OSError())
+    check_broken(pool, "in the result handler", pending)
+    assert [type(error) for error in reported] == [RuntimeError]
+
+
+def wait_for(event, initret):
+    event.wait(TIMEOUT)
+
+
+@pytest.mark.parametrize("name", ["_handle_workers", "_handle_tasks", "_handle_results"])
+def test_thread_pool(monkeypatch, name):
+    """One of the threads of a ThreadPool fails at once."""
+
+    def fail(*args):
+        raise ZeroDivisionError("unexpected")
+
+    fail.__name__ = name
+    monkeypatch.setattr(multiprocessing.pool.Pool, name, fail)
+    event = threading.Event()
+    pool = ThreadPool(2, int, (40,), expect_initret=True)
+    results = [pool.apply_async(wait_for, (event,)), pool.map_async(wait_for, [event] * 5)]
+    for result in results:
+        error = error_of(result)
+        assert type(error) is WorkerLostError and "unexpected" in str(error)
+        assert isinstance(error.__cause__, ZeroDivisionError)
+    event.set()
+    end_pool(pool, "close")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "worker handler exiting",
+        "task handler got sentinel",
+        "task handler sending sentinel to result handler",
+        "task handler sending sentinel to workers",
+        "task handler exiting",
+        "result handler got sentinel",
+        "result handler exiting",
+    ],
+)
+def test_closing_pool(any_pool, fail, reported, text):
+    """A thread fails when the pool is closed.  The others end, and so do the workers."""
+    pool = any_pool
+    result = pool.map_async(add, range(3))
+    handler = fail(text)
+    pool.close()
+    join_in_time(pool)
+    assert result.get() == [40, 41, 42]
+    assert len(handler.threads) == len(reported) == 1
+    end_pool(pool, "terminate")
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "worker handler exiting",
+        "task handler found thread._state",
+        "task handler sending sentinel to workers",
+        "result handler found thread._state",
+        "result handler exiting",
+    ],
+)
+def test_terminated_pool(pool, fail, text):
+    """A thread fails when the pool is terminated."""
+    pending = pool.imap(wait, iter(int, 1))
+    fail(text)
+    end_pool(pool, "terminate")
+    with pytest.raises(WorkerLostError):
+        call_with_timeout(pending.next)
+    assert not multiprocessing.active_children()
+
+
+def test_decorated_constructor(monkeypatch):
+    """A tracer has replaced the constructor.  Its pools have no guard, but work."""
+    standard, calls = multiprocessing.pool.Pool.__init__, []
+
+    def constructor(*args, **kwds):
+        calls.append(args)
+        standard(*args, **kwds)
+
+    constructor.__wrapped__ = standard
+    monkeypatch.setattr(multiprocessing.pool.Pool, "__init__", constructor)
+    assert ThreadGuard().constructor(multiprocessing.pool) is constructor
+    pool = create_pool(multiprocessing.get_all_start_methods()[0])
+    check_pool(pool)
+    end_pool(pool, "close")
+    assert len(calls) == 1
+
+
+def test_names_of_threads(any_pool):
+    """Since Python 3.10, a thread has the name of its function."""
+    plain = multiprocessing.pool.ThreadPool(1)
+    for name in "_worker_handler", "_task_handler", "_result_handler":
+        ours, standard = getattr(any_pool, name).name, getattr(plain, name).name
+        assert ours.partition(" ")[2] == standard.partition(" ")[2]
+    for ended in plain, any_pool:
+        end_pool(ended, "close")
