@@ -13,6 +13,7 @@ import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT
 from multiprocessing_initret._parent import standard_pool
+from multiprocessing_initret._parent.critical_section import CriticalSection
 from multiprocessing_initret._shared.initargs import PICKLES_ONCE
 from pool_support import add
 
@@ -107,7 +108,7 @@ def test_positions_are_determined_from_the_names(monkeypatch):
     pool = Pool()
     monkeypatch.setattr(multiprocessing.pool, "worker", worker)
     monkeypatch.setattr(multiprocessing.pool, "Pool", Pool)
-    standard = standard_pool.StandardPool(pool, "multiprocessing")
+    standard = standard_pool.StandardPool(pool, "multiprocessing", CriticalSection())
     assert standard.split_worker_args("amoixf") == (
         ["i", "o", "f", "a"],
         [None, "m", *[None] * 2, "x", None],
@@ -130,7 +131,7 @@ def test_pool_is_not_terminated_while_its_worker_handler_is_woken():
         gc.collect()
         is_alive.append(pool() is not None)
 
-    standard = standard_pool.StandardPool(pools[0], "multiprocessing")
+    standard = standard_pool.StandardPool(pools[0], "multiprocessing", CriticalSection())
     standard.notifier = types.SimpleNamespace(put=put)
     standard.wake_worker_handler()
     gc.collect()

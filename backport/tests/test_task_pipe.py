@@ -11,6 +11,7 @@ import pytest
 from conftest import TIMEOUT, posix, wait_until
 from multiprocessing_initret._parent import process_supervisor, task_pipe
 from multiprocessing_initret._parent.critical_section import CriticalSection
+from multiprocessing_initret._parent.reaper import Reaper
 from multiprocessing_initret._shared.record import (
     HOLDING,
     INITIALIZING,
@@ -105,7 +106,11 @@ class SteppingReader:
 class Worker:
     """A worker in this process: receives tasks and sends results, step by step."""
 
-    def __init__(self, queue, record, steps):
+    # What the reaper reads of the parent's object for a worker.
+    start_method = "fork"
+    exitcode = 1
+
+    def __init__(self, queue, record, steps, defers_initializer=True):
         self.record = record
         self._steps = steps
         self.reader = SteppingReader(queue._reader, steps)
@@ -118,16 +123,18 @@ class Worker:
         stepping_record = types.SimpleNamespace(
             set=steps.around(record.set), records=types.SimpleNamespace(integers=integers)
         )
-        channel = types.SimpleNamespace(
-            record=stepping_record, defers_initializer=True, parent_pid=None
+        self.channel = types.SimpleNamespace(
+            record=stepping_record, defers_initializer=defers_initializer, parent_pid=None
         )
-        self._tasks = RecordedTasks("multiprocessing", stepping_queue, None, "", channel)
+        initargs = types.SimpleNamespace(load=steps.around(lambda: (int,)))
+        self._tasks = RecordedTasks("multiprocessing", stepping_queue, initargs, "", self.channel)
 
     def run(self, count):
         """Run tasks until there were *count* or a message makes the worker exit.
 
         Return how many there were.
         """
+        self._tasks.initialize()
         for i in range(count):
             self.reader.count = 0
             task = self._tasks.get()
@@ -139,21 +146,39 @@ class Worker:
         return count
 
 
+class LockInSection:
+    """A lock that only threads in the section acquire, because terminate() waits for it."""
+
+    def __init__(self, lock, section):
+        self._lock, self._section = lock, section
+
+    def __enter__(self):
+        assert self._section.is_entered()
+        self._lock.acquire()
+
+    def __exit__(self, *_):
+        self._lock.release()
+
+
 class Parent:
-    """The parent of such workers: its task pipe, and what the package's other modules do."""
+    """The parent of such workers: its task pipe and its reaper.  It is the collector, too."""
 
     def __init__(self, size):
         context = multiprocessing.get_context()
         self.queue = context.SimpleQueue()
-        self.pipe = process_supervisor.NativeTaskPipe(self.queue, CriticalSection())
+        section = CriticalSection()
+        self.pipe = process_supervisor.NativeTaskPipe(self.queue, section)
+        self.pipe._write_lock = LockInSection(self.pipe._write_lock, section)
         self.records = Records("multiprocessing", 8)
-        self.workers = []
+        self.reaper = Reaper(lambda: 8, self.records, self.pipe, self)
+        self.workers = self.reaper.workers
         self.done, self.failed = [], []
         self._size = size
         self._sent = 0
 
-    def worker(self, last_step=float("inf")):
-        worker = Worker(self.queue, self.records.acquire(), Steps(last_step))
+    def worker(self, last_step=float("inf"), defers_initializer=True):
+        record = self.records.acquire()
+        worker = Worker(self.queue, record, Steps(last_step), defers_initializer)
         self.workers.append(worker)
         return worker
 
@@ -181,19 +206,14 @@ class Parent:
 
     def reap(self, worker):
         """Recover what a dead worker held, as the worker handler does."""
-        self.workers.remove(worker)
-        state, number = worker.record.read()
-        self.collect(worker)
-        has_task = state in (INITIALIZING, RUNNING)
-        if state in (WAITING, READING, HOLDING):
-            has_task = self.pipe.recover(worker.record, self.states)
-        if has_task:
-            task = self.pipe.pop(number)
-            if task is not None:
-                self.failed.append(task[0])
+        assert not self.reaper.reap([worker], False)
 
-    def states(self):
-        return [worker.record.state for worker in self.workers]
+    def remove_worker(self, worker, number):
+        """Collect the results of a dead worker, and fail its task, as the collector does."""
+        self.collect(worker)
+        task = None if number is None else self.pipe.pop(number)
+        if task is not None:
+            self.failed.append(task[0])
 
     def finish(self, thread, worker):
         """Let a healthy worker run all tasks that are left, then one that is sent after them."""
@@ -210,6 +230,7 @@ class Parent:
 
     def close(self):
         self.pipe.close()
+        self.records.close()
         self.queue._reader.close()
         self.queue._writer.close()
 
@@ -287,6 +308,27 @@ def test_death_at_each_step(make_parent, size, other):
         parent.close()
 
 
+def test_death_at_each_step_of_a_worker_that_initializes(make_parent):
+    """If it dies in the initializer, later workers call it only when they have a task."""
+    in_initializer = 0
+    steps = Steps()
+    Worker(make_parent().queue, Records("multiprocessing", 1).acquire(), steps, False).run(0)
+    for step in range(steps.count):
+        parent = make_parent()
+        worker = parent.worker(step, defers_initializer=False)
+        with pytest.raises(Death):
+            worker.run(1)
+        state = worker.record.state
+        assert state in (STARTING, INITIALIZING, RUNNING)
+        parent.reap(worker)
+        assert parent.reaper.defers_initializer() == (state == INITIALIZING)
+        in_initializer += state == INITIALIZING
+        parent.finish(parent.send(2), None)
+        assert parent.done == [0, 1, 2] and not parent.failed
+        parent.close()
+    assert 0 < in_initializer < steps.count
+
+
 @posix
 def test_only_the_header_has_been_read(make_parent):
     """A task that had not started is sent again, after all others."""
@@ -336,7 +378,7 @@ def test_stopped_worker_that_waits_for_a_task(make_parent):
     ]
     for thread in threads:
         thread.start()
-    wait_until(lambda: sorted(parent.states()) == [WAITING, READING])
+    wait_until(lambda: sorted(parent.reaper.states()) == [WAITING, READING])
     parent.pipe.stop_workers(parent.records)
     for thread in threads:
         thread.join(TIMEOUT)
@@ -387,7 +429,7 @@ def test_lock_of_a_dead_worker(make_parent, state):
     parent = make_parent()
     parent.worker().record.set(state)
     parent.queue._rlock.acquire()
-    parent.pipe.release_lock_of_dead_worker(parent.states)
+    parent.pipe.release_lock_of_dead_worker(parent.reaper.states)
     assert parent.queue._rlock.acquire(False)
 
 
@@ -396,7 +438,7 @@ def test_lock_of_a_living_worker(make_parent, state):
     parent = make_parent()
     parent.worker().record.set(state)
     parent.queue._rlock.acquire()
-    parent.pipe.release_lock_of_dead_worker(parent.states)
+    parent.pipe.release_lock_of_dead_worker(parent.reaper.states)
     assert not parent.queue._rlock.acquire(False)
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -23,7 +24,8 @@ from conftest import (
     posix,
     wait_until,
 )
-from multiprocessing_initret._parent import reaper, workforce
+from multiprocessing_initret import WorkerLostError
+from multiprocessing_initret._parent import reaper, supervisor, workforce
 from multiprocessing_initret._parent.critical_section import CriticalSection
 from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.workforce import Workforce
@@ -327,6 +329,54 @@ def test_garbage_collector_terminates_the_pool(make_pool, monkeypatch, step):
     error = result_or_exception(result)
     assert is_lost(error) and "broken" not in str(error)
     wait_until(lambda: pool._state != multiprocessing.pool.RUN)
+    join_in_time(pool)
+
+
+@pytest.mark.parametrize("method", ["imap", "apply_async"])
+def test_terminate_with_the_lock_of_a_result(make_pool, monkeypatch, method):
+    """A __del__() method calls terminate() in a thread that begins to wait for a result."""
+    monkeypatch.setattr(supervisor, "_PENDING_TIMEOUT", 0.1)
+    pool = make_pool()
+    if method == "imap":
+        result = pool.imap(wait_for_item, range(9))
+        lock = result._cond
+    else:
+        result = pool.apply_async(wait_for_item, (1,))
+        lock = result._event._cond
+
+    def terminate():
+        with lock:
+            pool.terminate()
+
+    call_with_timeout(terminate)
+    error = results_and_exceptions(result) if method == "imap" else [result_or_exception(result)]
+    assert list(map(type, error)) == [WorkerLostError]
+
+
+def wait_for_item(item, initret):
+    time.sleep(TIMEOUT)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="the worker handler polls")
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_terminate_with_the_lock_of_the_notifier(make_thread_pool, kind):
+    """A __del__() method calls terminate() in a thread that wakes the worker handler."""
+    method = multiprocessing.get_all_start_methods()[0]
+    pool = create_pool(method) if kind == "processes" else make_thread_pool()
+    calls = []
+    notifier, standard = pool._change_notifier, pool.Process.__self__._standard
+    put = notifier.put
+
+    def put_and_terminate(obj):
+        calls.append(obj)
+        if len(calls) == 1:
+            with notifier._wlock:
+                pool.terminate()
+        put(obj)
+
+    notifier.put = put_and_terminate
+    call_with_timeout(standard.wake_worker_handler)
+    wait_until(lambda: not pool._worker_handler.is_alive())
     join_in_time(pool)
 
 

@@ -41,7 +41,6 @@ from .._worker.process import Channel, run_process
 from .._worker.tasks import raise_error
 from . import standard_forkserver
 from .collector import Collector
-from .critical_section import CriticalSection
 from .launcher import Launcher
 from .main_module import explain_unpicklable
 from .reaper import Reaper
@@ -93,7 +92,6 @@ class ProcessSupervisor(Supervisor):
         self._pickler = pickler_class(package)
         connection = module(package, "connection")
         self._wait, self._pipe = connection.wait, connection.Pipe
-        self._section = CriticalSection()
         # A bound method would refer to this object.  The parts would then be in a reference
         # cycle, and stay open until the garbage collector runs.
         self._log = functools.partial(log_warning, package)
@@ -281,12 +279,6 @@ class ProcessSupervisor(Supervisor):
             self._collector.call_soon(self._results.fail_all, error)
 
     # -- Termination, in any thread ----------------------------------------------------------
-
-    def terminate(self, *args: "Any") -> None:
-        if self._section.is_entered():
-            self._terminate_in_thread(args, timeout=0)
-        else:
-            super().terminate(*args)
 
     def _stop_workers(self) -> None:
         self._workforce.terminate()

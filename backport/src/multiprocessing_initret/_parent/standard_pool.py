@@ -35,6 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
+    from .critical_section import CriticalSection
     from .private_names import Requirements
 
 # What check() looks for; see missing_names().
@@ -120,11 +121,15 @@ class StandardPool:
     The pool's threads refer to this object.  Therefore it must not refer to the pool, which is
     terminated as soon as nothing refers to it.
 
+    The pool's threads, its callers, and threads that terminate it call the methods.
+
     :param pool: a pool whose constructor is running
     :param package: the package of the pool
+    :param section: the pool's critical section
     """
 
-    def __init__(self, pool: "Any", package: str) -> None:
+    def __init__(self, pool: "Any", package: str, section: "CriticalSection") -> None:
+        self._section = section
         self.module = module(package, "pool")
         # With a callback, the reference is dead before the garbage collector terminates the pool.
         # Without one, Python 3.15 clears it afterwards if the pool is in a reference cycle.
@@ -187,7 +192,8 @@ class StandardPool:
         # the notifier, which put() holds.
         pool = self._weak_pool()
         if self.notifier is not None:
-            self.notifier.put(None)
+            with self._section:  # terminate() also acquires the lock of the notifier
+                self.notifier.put(None)
         del pool
 
     # Read the state of the pool.

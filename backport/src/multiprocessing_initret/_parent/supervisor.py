@@ -32,7 +32,7 @@ from .._shared.packages import module
 from .._worker.tasks import raise_error, run_worker
 from .._worker.thread import run_thread
 from . import standard_pool
-from .critical_section import start_thread
+from .critical_section import CriticalSection, start_thread
 from .main_module import missing_name_hint
 from .pending_results import pending_results_class
 
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 # Time, in seconds, after which terminate() stops waiting for a task handler that is blocked
 # in an iterable.
 _ITERABLE_TIMEOUT = 1.0
+
+# Time, in seconds, that terminate() waits until the pending results have failed.
+_PENDING_TIMEOUT = 1.0
 
 # Time, in seconds, that ``del pool`` and the garbage collector wait until the pool has ended.
 _GARBAGE_TIMEOUT = 1.0
@@ -68,8 +71,8 @@ class Supervisor:
     """Supervisor of a pool whose queues are not the standard ones; base class of the other
     supervisors.
 
-    It owns the pending results, and the initializer and its arguments as the workers receive
-    them.  The module's docstring lists which thread calls which method.
+    It owns the pending results, the critical section, and the initializer and its arguments as
+    the workers receive them.  The module's docstring lists which thread calls which method.
 
     :param pool: a pool whose constructor has just created its queues
     :param package: the package of the pool
@@ -80,10 +83,11 @@ class Supervisor:
 
     def __init__(self, pool: "Any", package: str, guard: "ThreadGuard") -> None:
         self._package = package
+        self._section = CriticalSection()
         self._initargs: "Optional[InitArgs]" = None
         self._results: "Any" = None
         self._hint = missing_name_hint()
-        self._standard = standard_pool.StandardPool(pool, package)
+        self._standard = standard_pool.StandardPool(pool, package, self._section)
         self._standard.replace(
             pool,
             Process=self.process,
@@ -216,6 +220,9 @@ class Supervisor:
         lock of the fork server.  Therefore another thread terminates such a pool, and this one
         waits a limited time only.
         """
+        if self._section.is_entered():
+            self._terminate_in_thread(args, timeout=0)
+            return
         running = [thread.ident for thread in self._standard.handlers(args) if thread.is_alive()]
         if running and self._standard.is_garbage():
             # Without current_thread(), which may acquire a lock of the module threading.
@@ -290,11 +297,27 @@ class Supervisor:
         return args
 
     def _fail_pending(self) -> None:
-        if self._results is not None:
-            self._results.cancel_all(
-                WorkerLostError("the pool was terminated before this task had finished"),
-                is_exiting=self._standard.module.util.is_exiting(),
-            )
+        """Fail the pending results, and wait at most :data:`_PENDING_TIMEOUT` seconds for that.
+
+        A ``__del__()`` method of the program may call ``terminate()`` in a thread that waits for a
+        result, and has acquired its lock.  Therefore another thread acquires these locks.
+        """
+        results = self._results
+        if not results:  # also None
+            return
+        ended = _thread.allocate_lock()
+        ended.acquire()
+        lost = WorkerLostError("the pool was terminated before this task had finished")
+        is_exiting = self._standard.module.util.is_exiting()
+
+        def fail() -> None:
+            try:
+                results.cancel_all(lost, is_exiting)
+            finally:
+                ended.release()
+
+        start_thread(fail)
+        ended.acquire(True, _PENDING_TIMEOUT)
 
     def _stop_workers(self) -> None:
         """Stop the workers.  Subclasses override this, as the next two methods."""
