@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import types
 
 import multiprocessing_initret
 import pytest
@@ -223,8 +224,12 @@ def block(path, initret):
 class FullLog(logging.Handler):
     """A log handler that raises an exception."""
 
+    def __init__(self, error=OSError):
+        super().__init__()
+        self._error = error
+
     def emit(self, record):
-        raise OSError("the log is full")
+        raise self._error("the log is full")
 
 
 def unblock(path):
@@ -238,6 +243,17 @@ def unblock(path):
         return False
 
     wait_until(is_removed)
+
+
+def rename_in(function, name):
+    """Return a stand-in for a function, in which a parameter or attribute has another name."""
+    code = getattr(function, "__func__", function).__code__
+
+    def renamed(names):
+        return tuple("renamed" if item == name else item for item in names)
+
+    names = {"co_names": renamed(code.co_names), "co_varnames": renamed(code.co_varnames)}
+    return types.SimpleNamespace(__code__=types.SimpleNamespace(**names))
 
 
 class NotAnException(BaseException):

@@ -217,16 +217,17 @@ def test_result_handler_and_the_cause(pool, monkeypatch):
 #
 
 
-def test_log_handler_raises(pool, add_log_handler):
+@pytest.mark.parametrize("error", [OSError, SystemExit])
+def test_log_handler_raises(pool, add_log_handler, error):
     """The result handler logs that a worker has exited, and continues."""
-    add_log_handler(FullLog())
+    add_log_handler(FullLog(error))
     for _ in range(3):
         assert type(error_of(pool.apply_async(exit_at_three, (3, "_exit")))) is WorkerLostError
         check_pool(pool)
 
 
 def test_log_handler_raises_when_the_pool_breaks(pool, add_log_handler, monkeypatch):
-    add_log_handler(FullLog())
+    add_log_handler(FullLog(SystemExit))
     pending = pool.apply_async(wait_long)
     monkeypatch.setattr(ProcessSupervisor, "_send_task", raise_unexpected)
     check_broken(pool, pending, pool.apply_async(add, (1,)))

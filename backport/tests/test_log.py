@@ -67,7 +67,7 @@ def test_record_of_a_failed_initializer(log):
 
 
 def fail_with_full_log():
-    multiprocessing.get_logger().addHandler(FullLog())
+    multiprocessing.get_logger().addHandler(FullLog(SystemExit))
     raise LookupError("no luck")
 
 
@@ -84,7 +84,7 @@ def test_handler_that_raises_in_a_worker(start_method):
 
 
 def test_handler_that_raises_in_a_thread(add_log_handler):
-    add_log_handler(FullLog())
+    add_log_handler(FullLog(SystemExit))
     pool = ThreadPool(1, raise_lookup_error, expect_initret=True)
     for _ in range(3):
         assert isinstance(error_of(pool.apply_async(add, (1,))), LookupError)

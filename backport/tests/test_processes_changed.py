@@ -378,7 +378,7 @@ import select
 for name in "poll", "epoll", "devpoll", "kqueue":
     if hasattr(select, name):
         delattr(select, name)
-import multiprocessing, os
+import multiprocessing, os, sys
 import multiprocessing_initret
 
 def work(item, initret):
@@ -387,7 +387,7 @@ def work(item, initret):
     return len(item) + initret
 
 if __name__ == "__main__":
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context(sys.argv[1])
     # The last item does not fit into the pipe.
     items = [b"", b".", b"..", b"..3", b"....", bytes(1000000)]
     with multiprocessing_initret.Pool(2, int, (40,), context=context, expect_initret=True) as pool:
@@ -402,10 +402,11 @@ if __name__ == "__main__":
 
 
 @linux
-def test_without_poll(python, tmp_path):
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_without_poll(python, tmp_path, method):
     """eventlet removes these functions from the module select."""
     (tmp_path / "program.py").write_text(WITHOUT_POLL)
-    assert python("program.py").split() == ["40", "41", "42", "3", "44", "1000040"]
+    assert python("program.py", method).split() == ["40", "41", "42", "3", "44", "1000040"]
 
 
 def test_constructor_that_fails_leaves_nothing(no_collector):

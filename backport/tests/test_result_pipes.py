@@ -328,6 +328,13 @@ def test_close(queue, no_collector):
     assert len(os.listdir("/proc/self/fd")) == before - 1
 
 
+@linux
+def test_cost_of_a_result_does_not_grow_with_the_number_of_workers(queue):
+    pipes = make_pipes(queue)
+    assert isinstance(pipes._poller, select.epoll)
+    pipes.close()
+
+
 @pytest.mark.parametrize("has_epoll", [True, False])
 def test_no_cyclic_garbage(queue, no_collector, monkeypatch, has_epoll):
     if not has_epoll:

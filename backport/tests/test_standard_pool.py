@@ -15,7 +15,7 @@ from conftest import TIMEOUT
 from multiprocessing_initret._parent import standard_pool
 from multiprocessing_initret._parent.critical_section import CriticalSection
 from multiprocessing_initret._shared.initargs import PICKLES_ONCE
-from pool_support import add
+from pool_support import add, rename_in
 
 
 def required():
@@ -57,17 +57,6 @@ def find(path):
     return owner, name, obj
 
 
-def rename_in(function, name):
-    """Return a stand-in for a function, in which a parameter or attribute has another name."""
-    code = getattr(function, "__func__", function).__code__
-
-    def renamed(names):
-        return tuple("renamed" if item == name else item for item in names)
-
-    names = {"co_names": renamed(code.co_names), "co_varnames": renamed(code.co_varnames)}
-    return types.SimpleNamespace(__code__=types.SimpleNamespace(**names))
-
-
 @pytest.mark.parametrize("path, name", list(required()))
 def test_missing_name(monkeypatch, path, name):
     owner, attribute, obj = find(path)
@@ -102,6 +91,9 @@ def test_positions_are_determined_from_the_names(monkeypatch):
         def _terminate_pool(cls, pool, added, taskqueue):
             pass
 
+        def _map_async(self, iterable, chunksize, func, added=None):
+            pass
+
     def worker(initargs, maxtasks, outqueue, inqueue, added, initializer):
         pass
 
@@ -115,6 +107,8 @@ def test_positions_are_determined_from_the_names(monkeypatch):
     )
     bound = standard.bind_terminate_args((1, 2, 3))
     assert vars(bound) == {"pool": 1, "added": 2, "taskqueue": 3}
+    bound = standard.bind("_map_async", ("i", 9), {"func": "f"})
+    assert bound == {"iterable": "i", "chunksize": 9, "func": "f"}
 
 
 def test_pool_is_not_terminated_while_its_worker_handler_is_woken():

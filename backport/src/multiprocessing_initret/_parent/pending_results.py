@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from .._shared.errors import WorkerLostError
+from .._shared.errors import WorkerLostError, check_process
 from .standard_pool import (
     expect_one_chunk,
     ignore_late_length,
@@ -49,20 +49,8 @@ def pending_results_class(cache_class: "Any") -> "Any":
             # completed by the thread that runs the callback.
             self._in_callback: "List[int]" = []
 
-        def check_process(self) -> None:
-            """Raise :exc:`RuntimeError` in a forked child of the process that created the pool.
-
-            The child has none of the pool's threads, so nothing would complete a result.
-            """
-            pid = os.getpid()
-            if pid != self._pid:
-                raise RuntimeError(
-                    f"a pool of process {self._pid} was used in process {pid}, which was forked "
-                    "from it: use a pool only in the process that created it"
-                )
-
         def __setitem__(self, job: int, result: "Any") -> None:
-            self.check_process()
+            check_process(self._pid)
             # The result's constructor calls this, after setting the callbacks and before
             # any value can arrive.
             for name in ("_callback", "_error_callback"):

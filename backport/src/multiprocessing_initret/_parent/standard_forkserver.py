@@ -22,11 +22,12 @@ fork servers, and workers are started from it by the standard ``Popen``:
       ._process_counter, ._children                             the same
       ._Popen                                                   start a worker from a template
     context._concrete_contexts                                  see whether there is a fork server
+    context.ForkServerProcess._start_method                     see how a worker is started
     util.get_temp_dir                                           create the socket of a template
 
 Names without a version are the same since Python 3.8, which templates require.  :func:`check` tests
-that they exist, except for *sys_argv* and *_preload_modules*, which are used only if they exist,
-*_Popen* and *_concrete_contexts*.
+that they exist, except for *sys_argv*, *_preload_modules* and *_concrete_contexts*, which are used
+only if they exist.
 """
 
 import functools
@@ -68,7 +69,9 @@ _REQUIRED_OF_POPEN: "Requirements" = {
 _REQUIRED_OF_PROCESS: "Requirements" = {
     "_children": (),
     "BaseProcess.__init__": ("_process_counter",),
+    "BaseProcess.start": ("_Popen",),
 }
+_REQUIRED_OF_CONTEXTS: "Requirements" = {"ForkServerProcess._start_method": ()}
 
 
 def check(package: str) -> None:
@@ -89,6 +92,7 @@ def check(package: str) -> None:
         *missing_names(forkserver, _REQUIRED_OF_FORKSERVER),
         *missing_names(popen, _REQUIRED_OF_POPEN),
         *missing_names(module(package, "process"), _REQUIRED_OF_PROCESS),
+        *missing_names(module(package, "context"), _REQUIRED_OF_CONTEXTS),
         *missing_names(module(package, "util"), {"get_temp_dir": ()}),
     ]
     if _key_length(forkserver):
@@ -120,8 +124,8 @@ def _key_length(forkserver: "Any") -> int:
 def set_preloaded(package: str, names: "Sequence[str]", is_preloaded: bool) -> None:
     """Change which modules the fork server of a package imports when it starts.
 
-    This does nothing if there is no fork server, or if it has no ``_preload_modules``.  It adds
-    nothing if the fork server may find other modules of the same names.  The public function
+    This does nothing if there is no fork server, or if a private name is missing.  It adds nothing
+    if the fork server may find other modules of the same names.  The public function
     ``set_forkserver_preload()`` would replace what the program has set.
 
     :param names: names of modules
@@ -129,7 +133,7 @@ def set_preloaded(package: str, names: "Sequence[str]", is_preloaded: bool) -> N
     """
     # get_all_start_methods() tests whether each start method works since Python 3.14.10 and 3.15.2,
     # which takes 33 imports and a temporary file.
-    if "forkserver" in module(package, "context")._concrete_contexts:
+    if "forkserver" in getattr(module(package, "context"), "_concrete_contexts", ()):
         forkserver = module(package, "forkserver")
         server: "Any" = getattr(forkserver, "_forkserver", None)
         preloaded = getattr(server, "_preload_modules", None)

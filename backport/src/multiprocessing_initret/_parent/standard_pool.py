@@ -16,6 +16,8 @@ private, and differ between versions of Python:
     Pool._guarded_task_generation    3.6         has a parameter for such a semaphore since 3.16
     Pool._terminate_pool             2.6         one more parameter in 3.8 and in 3.16
     all others in _REQUIRED          3.6 or earlier
+    queues.SimpleQueue._reader, ...  3.6 or earlier
+    connection._ForkingPickler       3.6 or earlier
 
 The positions of arguments are determined from the names of the parameters, never assumed.
 ``check()`` compares the interpreter with _REQUIRED before the first pool is created.
@@ -57,6 +59,7 @@ _REQUIRED: "Requirements" = {
     ),
     "ThreadPool.__init__": ("processes", "initializer", "initargs"),
     "Pool.Process": (),
+    "Pool._join_exited_workers": ("exitcode", "join"),
     "Pool._repopulate_pool": ("Process", "_processes"),
     "Pool._setup_queues": ("_inqueue", "_outqueue", "_quick_put", "_quick_get"),
     "Pool._map_async": ("func", "iterable", "mapper", "chunksize"),
@@ -74,6 +77,7 @@ _REQUIRED: "Requirements" = {
 }
 # Also required if the pool has a change notifier, as since Python 3.8.
 _REQUIRED_WITH_NOTIFIER = {
+    "Pool.__init__": ("Process",),
     "_PoolCache.__init__": ("notifier",),
     "Pool._get_sentinels": ("_change_notifier",),
     "Pool._repopulate_pool_static": (),
@@ -304,10 +308,14 @@ class StandardPool:
             others[position] = None
         return replaced, others
 
+    def bind(self, name: str, args: "Sequence[Any]", kwds: "Dict[str, Any]") -> "Dict[str, Any]":
+        """Return the arguments of a method of the standard pool, by the names of its parameters."""
+        names = parameters(getattr(self.module.Pool, name))[1:]  # without self
+        return {**dict(zip(names, args)), **kwds}
+
     def bind_terminate_args(self, args: "Tuple[Any, ...]") -> "Any":
         """Return the arguments of ``_terminate_pool()`` as attributes."""
-        function = self.module.Pool._terminate_pool.__func__
-        return types.SimpleNamespace(**dict(zip(parameters(function)[1:], args)))
+        return types.SimpleNamespace(**self.bind("_terminate_pool", args, {}))
 
     def handlers(self, args: "Tuple[Any, ...]") -> "List[threading.Thread]":
         """Return the pool's three threads.

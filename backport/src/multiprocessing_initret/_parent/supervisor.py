@@ -139,15 +139,9 @@ class Supervisor:
 
     # -- Callers -------------------------------------------------------------------------
 
-    def _map_async(
-        self,
-        func: "Any",
-        iterable: "Any",
-        mapper: "Any",
-        chunksize: "Optional[int]" = None,
-        *args: "Any",
-        **kwds: "Any",
-    ) -> "Any":
+    def _map_async(self, *args: "Any", **kwds: "Any") -> "Any":
+        bound = self._standard.bind("_map_async", args, kwds)
+        iterable, chunksize = bound["iterable"], bound.get("chunksize")
         if chunksize is not None:
             # The standard pool would raise an exception in the task handler.
             try:
@@ -164,17 +158,17 @@ class Supervisor:
         # have just been killed.
         if chunksize is None and hasattr(iterable, "__len__"):
             chunksize = -(-len(iterable) // (4 * max(1, self._standard.size())))
-        map_async = self._standard.original("_map_async")
-        return map_async(func, iterable, mapper, chunksize, *args, **kwds)
+        bound.update(iterable=iterable, chunksize=chunksize)
+        return self._standard.original("_map_async")(**bound)
 
-    def _generate_tasks(
-        self, job: int, func: "Any", iterable: "Iterable[Any]", semaphore: "Any" = None
-    ) -> "Iterator[Any]":
+    def _generate_tasks(self, *args: "Any", **kwds: "Any") -> "Iterator[Any]":
         """Return the tasks of a call, in the calling thread; the task handler consumes them."""
+        bound = self._standard.bind("_guarded_task_generation", args, kwds)
+        job, iterable = bound["result_job"], bound["iterable"]
         result = self._results.get(job)
-        func = self._standard.function_to_send(func)
+        func = self._standard.function_to_send(bound["func"])
         tasks = self._iterate(job, func, iterable, standard_pool.chunks_pending(result))
-        if semaphore is None:
+        if bound.get("sema") is None:
             return tasks
         return self._standard.throttle(result, tasks).send_some()
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .._shared.record import Record, Records
     from .critical_section import CriticalSection
+    from .worker_process import WorkerProcess
 
 # Seconds after which a lock that no record claims is attributed to the dead worker.  A living
 # worker needs 100 nanoseconds to record that it has acquired the lock, but may not get a CPU for
@@ -221,8 +222,10 @@ class TaskPipe:
     def _remove_some(self) -> None:
         raise NotImplementedError
 
-    def unblock_sender(self) -> None:
-        """Make :meth:`send` return, after :meth:`close` and when all workers have exited.
+    def unblock_sender(self, workers: "List[WorkerProcess]") -> None:
+        """Make :meth:`send` return, after :meth:`close`.
 
         On POSIX, :meth:`send` returns by itself, because it checks whether the pipe is closed.
+
+        :param workers: the workers, which have been terminated
         """

@@ -8,9 +8,10 @@ from .task_pipe import SentMessage, TaskPipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, List
 
     from .critical_section import CriticalSection
+    from .worker_process import WorkerProcess
 
 
 class WindowsTaskPipe(TaskPipe):
@@ -50,7 +51,11 @@ class WindowsTaskPipe(TaskPipe):
         if not self._is_closed and not self._unread():
             self._write(None, 0, pickle.dumps(None)).GetOverlappedResult(True)
 
-    def unblock_sender(self) -> None:
+    def unblock_sender(self, workers: "List[WorkerProcess]") -> None:
+        # drain() reads from the pipe without the lock of the workers, so no worker may read at the
+        # same time.  None can ignore terminate() on Windows.
+        for worker in list(workers):
+            worker.process.join()
         while self._operation is not None:
             self.drain()
             time.sleep(0.001)

@@ -1,13 +1,14 @@
 """One worker process, as its parent sees it."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import time
 import weakref
 
-from .._shared.errors import WorkerLostError
+from .._shared.errors import WorkerLostError, check_process
 from .._shared.messages import MessageBuffer
 
 TYPE_CHECKING = False
@@ -30,6 +31,14 @@ METHODS_OF_CHILDREN = ("fork", "spawn")
 UNKNOWN_EXITCODE = 255
 
 
+@functools.lru_cache(maxsize=None)
+def _c_library() -> "Any":
+    # Each of these objects has a class of its own, which is cyclic garbage afterwards.
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _pidfd_open(pid: int) -> int:
     """Return a descriptor of a process, which becomes readable when the process has exited."""
     if hasattr(os, "pidfd_open"):
@@ -37,7 +46,7 @@ def _pidfd_open(pid: int) -> int:
     # Before Python 3.9, and in PyPy.
     import ctypes
 
-    pidfd: int = ctypes.CDLL(None, use_errno=True).syscall(_SYS_PIDFD_OPEN, pid, 0)
+    pidfd: int = _c_library().syscall(_SYS_PIDFD_OPEN, pid, 0)
     if pidfd < 0:
         raise OSError(ctypes.get_errno(), "pidfd_open() failed")
     return pidfd
@@ -93,6 +102,7 @@ class WorkerProcess:
         # start() deletes the first one, and the second is weak.
         self._start = start
         self._reap = weakref.WeakMethod(reap)
+        self._creator_pid = os.getpid()
         self.process = process
         self.channel = channel
         self.unread = MessageBuffer()
@@ -161,7 +171,10 @@ class WorkerProcess:
         """Wait until the process has exited, and reap it.
 
         The worker handler joins each worker that has exited, even one that it does not replace.
+
+        :raises RuntimeError: in a forked child of the process that created the pool
         """
+        check_process(self._creator_pid)
         self.process.join(timeout)
         reap = self._reap()
         if reap is not None and self.exitcode is not None:

@@ -1,7 +1,6 @@
 """The worker processes of a pool: add and reap them, and terminate them when the pool ends."""
 
 import contextlib
-import os
 import threading
 import time
 import traceback
@@ -9,6 +8,7 @@ import traceback
 from .._shared.errors import WorkerLostError, describe
 from .._shared.packages import module
 from .._shared.record import INITIALIZING, STARTING
+from .critical_section import start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -151,12 +151,18 @@ class Workforce:
             with contextlib.suppress(PermissionError):  # it belongs to another user now
                 worker.terminate()
         self._tasks.close()
-        if os.name != "posix":
-            # unblock_sender() reads from the task pipe without the lock of the workers, so no
-            # worker may read at the same time.  None can ignore terminate() on Windows.
-            for worker in list(self.workers):
-                worker.process.join()
-        self._tasks.unblock_sender()
+        self._tasks.unblock_sender(self.workers)
+        start_thread(self._kill_remaining)
+
+    def _kill_remaining(self) -> None:
+        """Kill the workers of a broken pool that ignore SIGTERM, in a thread of its own."""
+        deadline = time.monotonic() + TERMINATION_TIMEOUT
+        while self.workers and not self.is_stopped:
+            time.sleep(_REAP_INTERVAL)
+            if time.monotonic() > deadline:
+                for worker in list(self.workers):
+                    worker.kill()
+                return
 
     def broken_error(self) -> WorkerLostError:
         """Return the exception that a task of the broken pool fails with."""
@@ -174,7 +180,6 @@ class Workforce:
         Therefore exited workers are reaped every :data:`_REAP_INTERVAL` seconds.  They are not
         reaped one by one, because the result handler wakes up each time.
         """
-        deadline = time.monotonic() + TERMINATION_TIMEOUT
         while self.workers and not self.is_stopped:
             next_reap = time.monotonic() + _REAP_INTERVAL
             # Workers usually exit in the order of this list.  When the last one has exited, the
@@ -186,9 +191,6 @@ class Workforce:
                 if worker.exitcode is None:
                     worker.process.join(remaining)
             self.reap()
-            if self.broken and time.monotonic() > deadline:
-                for worker in list(self.workers):
-                    worker.kill()
 
     def _is_idle(self, worker: "WorkerProcess") -> bool:
         """Return whether a worker has no task, and is not starting."""

@@ -1,5 +1,6 @@
-"""The exception of a task whose worker exited before the task had finished."""
+"""The exception of a task whose worker exited before the task had finished, and other errors."""
 
+import os
 from multiprocessing import ProcessError
 
 TYPE_CHECKING = False
@@ -13,6 +14,21 @@ def describe(error: BaseException) -> str:
         return repr(error)
     except Exception:
         return object.__repr__(error)
+
+
+def check_process(pid: int) -> None:
+    """Raise :exc:`RuntimeError` in a forked child of the process that created a pool.
+
+    The child has none of the pool's threads, so nothing would complete a result there.
+
+    :param pid: identifier of the process that created the pool
+    """
+    current = os.getpid()
+    if current != pid:
+        raise RuntimeError(
+            f"a pool of process {pid} was used in process {current}, which was forked from it: use "
+            "a pool only in the process that created it"
+        )
 
 
 class WorkerLostError(ProcessError):

@@ -154,7 +154,7 @@ class Tasks:
     def _log_failure(self) -> None:
         # By default the logger of multiprocessing has no handlers, and logging then prints
         # warnings to stderr.  A handler of the program's own may raise an exception.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             module(self._package, "util").get_logger().warning(
                 "initializer failed; it will be called again for the next task", exc_info=True
             )

@@ -42,7 +42,8 @@ def serve(
                 options["authkey_r"], key_w = os.pipe()
                 os.write(key_w, key)
                 os.close(key_w)
-            module(package, "forkserver").main(listener.detach(), alive, [], **options)
+            main = module(package, "forkserver").main
+            main(listener_fd=listener.detach(), alive_r=alive, preload=[], **options)
     finally:
         import shutil
 
