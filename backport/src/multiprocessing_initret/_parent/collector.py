@@ -36,6 +36,8 @@ class Collector:
     threads have posted.  The result handler thread calls :meth:`get`, which calls the private
     methods.  Any thread may call the other public methods, except :meth:`close`, which is called
     after the result handler has ended.  The deques need no lock: their methods are atomic.
+    :attr:`unpickling_lock` is held while a result is unpickled, and while ``Launcher`` forks a
+    worker.
 
     :param pipes: the result pipes
     :param tasks: the task pipe, which holds the task of each message

@@ -70,6 +70,9 @@ class ArgumentPickle:
     too; an object has a pickle that only one process can load; pickling fails; or the system
     provides no memory.
 
+    It owns that memory.  The thread that starts the first worker creates it, and the threads that
+    start others read it.
+
     :param objects: the objects
     :param package: name of the package that starts the processes
     :param minimum: the streams of plain data come first if they contain at least this many bytes;

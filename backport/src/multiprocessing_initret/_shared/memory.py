@@ -20,6 +20,8 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 class PosixMemory:
     """Memory in an anonymous file, which is freed when no process has it open or mapped.
 
+    It owns the descriptor of the file, and no mapping.  Any thread may map it.
+
     :param package: name of the package that starts the processes
     :param parts: the contents: pairs of an offset and a buffer; the rest of the memory is zeros
     :param size: size in bytes
