@@ -1,17 +1,17 @@
 """Private names of the fork server: an interpreter that lacks one is not supported."""
 
-import contextlib
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.process
 
 import multiprocessing_initret
 import pytest
+from conftest import WINDOWS
 from multiprocessing_initret._parent import standard_forkserver
 from multiprocessing_initret._shared.initargs import PICKLES_ONCE
 from pool_support import rename_in
 
-with contextlib.suppress(ImportError):  # Windows has no fork server
+if not WINDOWS:
     import multiprocessing.forkserver
     import multiprocessing.popen_forkserver
 
@@ -32,7 +32,7 @@ TABLES = [
     ("context", standard_forkserver._REQUIRED_OF_CONTEXTS),
     ("util", {"get_temp_dir": ()}),
 ]
-if hasattr(getattr(multiprocessing, "forkserver", None), "_AUTHKEY_LEN"):  # since Python 3.14
+if not WINDOWS and hasattr(multiprocessing.forkserver, "_AUTHKEY_LEN"):  # since Python 3.14
     TABLES.append(("forkserver", standard_forkserver._REQUIRED_WITH_KEY))
 
 
