@@ -1,5 +1,6 @@
 """A worker is killed at each step of receiving a task and sending its result."""
 
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from multiprocessing_initret._shared.record import STARTING
 from pool_support import (
     KILLED,
     check_pool,
+    create_pool,
     echo,
     is_lost,
     kill_itself,
@@ -148,6 +150,31 @@ def test_killed_while_starting(make_pool, monkeypatch, start_method):
     assert start_method == "fork" or set(states) == {STARTING}
     pool.close()
     join_in_time(pool)
+
+
+@posix
+def test_killed_before_the_first_step(tmp_path):
+    """Six forked workers are killed as soon as they run any code.  The pool keeps running."""
+
+    class Key:
+        pass
+
+    def kill_six(_):
+        for number in range(6):
+            try:
+                os.close(os.open(str(tmp_path / str(number)), os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                continue
+            kill_itself()
+
+    key = Key()  # the function is called as long as this object exists
+    multiprocessing.util.register_after_fork(key, kill_six)
+    pool = create_pool("fork")
+    wait_until((tmp_path / "5").exists)
+    check_pool(pool)
+    pool.close()
+    join_in_time(pool)
+    del key
 
 
 @posix
