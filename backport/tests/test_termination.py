@@ -357,6 +357,7 @@ def wait_for_item(item, initret):
     time.sleep(TIMEOUT)
 
 
+@posix
 @pytest.mark.skipif(sys.version_info < (3, 8), reason="the worker handler polls")
 @pytest.mark.parametrize("kind", ["processes", "threads"])
 def test_terminate_with_the_lock_of_the_notifier(make_thread_pool, kind):
