@@ -33,7 +33,8 @@ def imported(module):
     path, modules = PACKAGE / f"{module}.py", existing()
     parents = list(pathlib.PurePosixPath(module).parents)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        # In _install, functions for modules of multiprocessing import from above the package.
+        # The code of a function in _install is put into multiprocessing.dummy, and imports from
+        # the parent of that module.
         if isinstance(node, ast.ImportFrom) and 0 < node.level <= len(parents):
             directory = parents[node.level - 1]
             if node.module:
@@ -51,7 +52,7 @@ def test_each_module_is_listed():
 
 
 def test_imports():
-    """There are no circular imports.  The executors are an exception to the order only."""
+    """Only the executors import modules that are listed above them; no imports are circular."""
     order = listed()
     upward = {
         (module, name)

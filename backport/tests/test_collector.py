@@ -338,7 +338,7 @@ def test_unexpected_exception(parts, monkeypatch, failing):
 
 
 def test_second_unexpected_exception(parts, monkeypatch):
-    """The result handler ends, and its ThreadGuard completes the results."""
+    """get() raises an exception, and does not call on_failure() once more."""
     first, second = LookupError("first"), LookupError("second")
     monkeypatch.setattr(parts.pipes, "wait", lambda *args: raise_(first))
     monkeypatch.setattr(parts.pipes, "read_wake_up", lambda: raise_(second))

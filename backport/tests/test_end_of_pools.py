@@ -232,7 +232,7 @@ def test_pool_in_a_forked_child(pool, by):
     for text in reader.recv():
         assert text.startswith(f"a pool of process {os.getpid()} was used in process "), text
     assert reader.poll(TIMEOUT)
-    # The threads of a pool of threads do not exist in the child, so join() returns.
+    # A ThreadPool has no worker processes, so its join() returns.
     is_thread_pool = isinstance(pool, multiprocessing_initret.ThreadPool)
     assert ("was used in process" in reader.recv()) != is_thread_pool
     assert reader.poll(TIMEOUT) and reader.recv() == list(range(40, 46))

@@ -154,7 +154,7 @@ def test_killed_while_starting(make_pool, monkeypatch, start_method):
 
 @posix
 def test_killed_before_the_first_step(tmp_path):
-    """Six forked workers are killed as soon as they run any code.  The pool keeps running."""
+    """Six forked workers are killed before they call run_process().  The pool keeps running."""
 
     class Key:
         pass

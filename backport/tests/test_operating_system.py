@@ -106,8 +106,8 @@ def test_killed_fork_server(make_pool, tmp_path, start_method):
     workers = list(pool._pool)
     os.kill(server, signal.SIGKILL)
     assert is_lost(result_or_exception(inside), "exited with code 255")
-    # Race: the server closes one sentinel after the other, and until then the other worker may
-    # receive a task, which is then lost too.
+    # Race: the killed server closes the sentinels one by one.  Until the second one is closed, its
+    # worker may receive a task, which would be lost, too.
     wait_until_replaced(pool, workers)
     check_pool(pool)
     # Race: the killed server closes its files first, and its children get another parent later.

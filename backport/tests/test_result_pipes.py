@@ -329,7 +329,8 @@ def test_close(queue, no_collector):
 
 
 @linux
-def test_cost_of_a_result_does_not_grow_with_the_number_of_workers(queue):
+def test_epoll_is_used(queue):
+    """Its cost does not depend on the number of workers."""
     pipes = make_pipes(queue)
     assert isinstance(pipes._poller, select.epoll)
     pipes.close()

@@ -37,7 +37,7 @@ if not WINDOWS and hasattr(multiprocessing.forkserver, "_AUTHKEY_LEN"):  # since
 
 
 def required():
-    """Yield the path of each required object, with None and with each name it must use."""
+    """Yield the path of each required object with None, and with each name that it must use."""
     for module, table in TABLES:
         for path, names in table.items():
             if not path.endswith("__init__"):  # a class without its own inherits another
@@ -80,7 +80,7 @@ def test_function_is_a_closure(monkeypatch):
 
 
 def test_install_without_private_names_of_contexts(monkeypatch):
-    """install() preloads nothing then."""
+    """install() preloads no modules."""
     monkeypatch.delattr(multiprocessing.context, "_concrete_contexts")
     multiprocessing_initret.install()
     assert multiprocessing_initret.is_installed()

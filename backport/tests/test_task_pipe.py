@@ -106,7 +106,7 @@ class SteppingReader:
 class Worker:
     """A worker in this process: receives tasks and sends results, step by step."""
 
-    # What the reaper reads of the parent's object for a worker.
+    # Attributes of WorkerProcess that Reaper reads.
     start_method = "fork"
     exitcode = 1
 
@@ -161,7 +161,7 @@ class LockInSection:
 
 
 class Parent:
-    """The parent of such workers: its task pipe and its reaper.  It is the collector, too."""
+    """The parent of these workers, with a task pipe and a reaper.  It acts as the collector."""
 
     def __init__(self, size):
         context = multiprocessing.get_context()
@@ -309,7 +309,7 @@ def test_death_at_each_step(make_parent, size, other):
 
 
 def test_death_at_each_step_of_a_worker_that_initializes(make_parent):
-    """If it dies in the initializer, later workers call it only when they have a task."""
+    """If a worker dies in the initializer, later ones call that only when they have a task."""
     in_initializer = 0
     steps = Steps()
     Worker(make_parent().queue, Records("multiprocessing", 1).acquire(), steps, False).run(0)

@@ -84,7 +84,7 @@ def check_broken(pool, text, *pending):
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
 def test_worker_handler(pool, fail, reported, end):
-    """It fails after a worker has exited.  The task of the other worker fails, too."""
+    """The thread fails after a worker has exited.  The task of the other worker fails, too."""
     handler = fail("cleaning up worker")
     pending = [pool.apply_async(wait) for _ in range(2)]
     os.kill(pool._pool[0].pid, KILL)
@@ -114,7 +114,7 @@ def test_worker_handler_cannot_wait(pool, monkeypatch):
 
 
 def test_task_handler(pool, fail, reported):
-    """It fails after it has sent the tasks of an imap()."""
+    """The thread fails after it has sent the tasks of an imap()."""
     pending = pool.apply_async(wait)
     handler = fail("doing set_length()")
     with pytest.raises(WorkerLostError):
@@ -125,7 +125,7 @@ def test_task_handler(pool, fail, reported):
 
 
 def test_result_handler(pool, reported):
-    """It receives a result that it cannot unpack."""
+    """The thread receives a result that it cannot unpack."""
     pending = pool.apply_async(wait)
     collector = pool._quick_get.__self__
     collector.call_soon(collector._ready.append, ())
@@ -138,7 +138,7 @@ def raise_(error):
 
 
 def test_result_handler_fails_twice(pool, reported):
-    """The standard function would regard an OSError as the end of the results."""
+    """The second exception is an OSError, which _handle_results() treats as the end of results."""
     pending = pool.apply_async(wait)
     collector = pool._quick_get.__self__
     collector.call_soon(raise_, ZeroDivisionError("unexpected"))
@@ -184,7 +184,7 @@ def test_thread_pool(monkeypatch, name):
     ],
 )
 def test_closing_pool(any_pool, fail, reported, text):
-    """A thread fails when the pool is closed.  The others end, and so do the workers."""
+    """One thread fails while the pool is closing.  The others end, and the workers exit."""
     pool = any_pool
     result = pool.map_async(add, range(3))
     handler = fail(text)
@@ -217,7 +217,7 @@ def test_terminated_pool(pool, fail, text):
 
 
 def test_decorated_constructor(monkeypatch):
-    """A tracer has replaced the constructor.  Its pools have no guard, but work."""
+    """If a tracer has replaced the constructor, pools work, but their threads are not guarded."""
     standard, calls = multiprocessing.pool.Pool.__init__, []
 
     def constructor(*args, **kwds):

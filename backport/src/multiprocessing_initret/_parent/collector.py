@@ -161,7 +161,8 @@ class Collector:
             self._has_failed = True
             self._on_failure(error)
         except BaseException as second:
-            # The standard function would regard an OSError as the end of the results.
+            # The standard _handle_results() treats an OSError as the end of the results, and
+            # ThreadGuard would not see the failure.
             raise RuntimeError("the result handler cannot continue") from second
 
     # -- In any thread ------------------------------------------------------------------------

@@ -34,9 +34,8 @@ def pending_results_class(cache_class: "Any") -> "Any":
         """Maps job numbers to results, as ``Pool._cache`` does.
 
         Callers add results, and the result handler completes and removes them.  The thread that
-        terminates the pool fails the rest.  If the result handler has failed, it fails them
-        itself; after it has ended, the task handler does.  The methods of a dict are atomic, and
-        need no lock.
+        terminates the pool fails the rest.  If one of the pool's threads has failed, the result
+        handler or that thread fails them.  The methods of a dict are atomic, and need no lock.
 
         :param is_running: returns whether the pool accepts new tasks
         """
@@ -87,8 +86,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
         def fail_all(self, error: WorkerLostError) -> None:
             """Complete all pending results with an exception.
 
-            The result handler calls this when it has failed, and the task handler when the result
-            handler has ended, because no other thread completes results then.
+            The result handler calls this when it, or another thread of the pool, has failed.
             """
             for job, result in self._unfinished():
                 self._fail(job, result, error)

@@ -280,9 +280,9 @@ class StandardPool:
             worker_handler.join()
 
     def send_sentinels(self, handler: str) -> None:
-        """Send what one of the threads sends to the others when it ends.
+        """Send the sentinels that the function of a thread sends when it ends.
 
-        :param handler: the name of the function that the thread runs
+        :param handler: the name of that function
         """
         pool: "Any" = self._weak_pool()
         if pool is None:
@@ -309,8 +309,8 @@ class StandardPool:
         return replaced, others
 
     def bind(self, name: str, args: "Sequence[Any]", kwds: "Dict[str, Any]") -> "Dict[str, Any]":
-        """Return the arguments of a method of the standard pool, by the names of its parameters."""
-        names = parameters(getattr(self.module.Pool, name))[1:]  # without self
+        """Return the arguments of a call of a standard method, by the names of its parameters."""
+        names = parameters(getattr(self.module.Pool, name))[1:]  # without self or cls
         return {**dict(zip(names, args)), **kwds}
 
     def bind_terminate_args(self, args: "Tuple[Any, ...]") -> "Any":

@@ -198,7 +198,7 @@ class Supervisor:
     # -- Any of the three threads, when it has failed ---------------------------------------
 
     def _break_pool(self, reason: str, cause: BaseException) -> None:
-        """Break the pool.  Subclasses override this and the next method."""
+        """Break the pool.  ``ProcessSupervisor`` overrides this and the next method."""
 
     def _fail_all(self, error: WorkerLostError) -> None:
         """Fail all pending results."""
@@ -291,13 +291,13 @@ class Supervisor:
         return args
 
     def _fail_pending(self) -> None:
-        """Fail the pending results, and wait at most :data:`_PENDING_TIMEOUT` seconds for that.
+        """Fail the pending results in another thread, and wait for it a limited time.
 
-        A ``__del__()`` method of the program may call ``terminate()`` in a thread that waits for a
-        result, and has acquired its lock.  Therefore another thread acquires these locks.
+        A ``__del__()`` method of the program may call ``terminate()`` in a thread that holds the
+        lock of a result, and could not acquire it once more.
         """
         results = self._results
-        if not results:  # also None
+        if not results:  # None before the first worker is created
             return
         ended = _thread.allocate_lock()
         ended.acquire()

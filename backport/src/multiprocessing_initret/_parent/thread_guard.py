@@ -1,9 +1,9 @@
 """The last line of defence in each of a pool's three threads.
 
 The functions that the threads run are those of the standard pool.  They call into this package,
-which handles its own exceptions.  An exception elsewhere would end a thread, and leave tasks, or
-``close()`` and ``join()``, waiting for ever: that of a log handler at level DEBUG, for example, or
-that of a system call on a descriptor which the program has closed.
+which handles its own exceptions.  An exception raised elsewhere would end the thread, and then
+tasks, or ``close()`` and ``join()``, would hang.  Examples are a log handler at level DEBUG that
+raises an exception, and a system call on a descriptor that the program has closed.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
     from .standard_pool import StandardPool
 
-# The methods that the threads run, and what the messages call these threads.
+# The methods that the threads run, and the names of these threads in error messages.
 _HANDLERS = {
     "_handle_workers": "worker handler",
     "_handle_tasks": "task handler",
     "_handle_results": "result handler",
 }
 
-# Time, in seconds, between checks whether tasks of a broken pool are pending, or it was closed.
+# Time, in seconds, between two attempts to fail the pending results of a pool that has not ended.
 _INTERVAL = 0.1
 
 
 class ThreadGuard:
     """Runs the functions of a pool's three threads, and breaks the pool if one of them fails.
 
-    Then it stays in that thread until the pool is closed or terminated, fails what is pending
-    meanwhile, and does what the function would have done at its end, so that the other two threads
-    end.
+    After a failure, the guard runs in that thread until the pool is terminated, or is closed and
+    has no pending results.  Until then it fails the pending results.  Finally it sends the
+    sentinels that the failed function would have sent, so that the other two threads end.
     """
 
     def attach(
@@ -56,11 +56,14 @@ class ThreadGuard:
         self._fail_pending = fail_pending
 
     def constructor(self, pool_module: "Any") -> "Callable[..., None]":
-        """Return the constructor of ``Pool``, changed such that each thread calls :meth:`run`.
+        """Return a copy of the constructor of ``Pool`` that makes each thread call :meth:`run`.
 
-        The constructor takes the functions of the threads from the class that its global name
-        ``Pool`` refers to, so no attribute of an instance or a subclass can replace them.
-        Therefore the copy has globals of its own.  It does not change ``multiprocessing``.
+        The constructor looks up the functions of the threads in the class that its global name
+        ``Pool`` refers to, so attributes of an instance or a subclass cannot replace them.
+        Therefore the copy has its own globals.  ``multiprocessing`` itself is not changed.
+
+        If the program or a tracer has decorated the constructor, that constructor is returned, and
+        the threads are not guarded.
 
         :param pool_module: ``multiprocessing.pool``
         """
@@ -68,7 +71,7 @@ class ThreadGuard:
         # install() keeps the constructor that it replaces in the attribute `standard`.
         standard: "Any" = getattr(cls.__init__, "standard", cls.__init__)
         if getattr(standard, "__globals__", None) is not vars(pool_module):
-            return standard  # type: ignore[no-any-return]  # decorated by the program or a tracer
+            return standard  # type: ignore[no-any-return]  # it is decorated
         functions = {name: self._guarded(getattr(cls, name)) for name in _HANDLERS}
         names = {**standard.__globals__, "Pool": types.SimpleNamespace(**functions)}
         constructor = types.FunctionType(
@@ -82,7 +85,9 @@ class ThreadGuard:
         return functools.update_wrapper(functools.partial(self.run, function), function)
 
     def run(self, function: "Any", *args: "Any") -> None:
-        """Run the function of one of the threads, and do what is needed if it fails.
+        """Run the function of one of the threads.
+
+        If it raises an exception, report that to ``sys.excepthook()``, and break the pool.
 
         :param function: one of the methods in :data:`_HANDLERS`
         """
@@ -92,10 +97,10 @@ class ThreadGuard:
             # sys.excepthook may be the user's own, and may raise too.
             with contextlib.suppress(BaseException):
                 sys.excepthook(*sys.exc_info())
-            self._stay(function.__name__, error)
+            self._fail_until_end(function.__name__, error)
 
-    def _stay(self, name: str, error: BaseException) -> None:
-        """Fail the tasks of the pool until it is closed or terminated, and end the other threads.
+    def _fail_until_end(self, name: str, error: BaseException) -> None:
+        """Break the pool, fail its pending results until it ends, and end the other threads.
 
         :param name: the name of the function that has failed
         :param error: its exception

@@ -53,7 +53,7 @@ class WindowsTaskPipe(TaskPipe):
 
     def unblock_sender(self, workers: "List[WorkerProcess]") -> None:
         # drain() reads from the pipe without the lock of the workers, so no worker may read at the
-        # same time.  None can ignore terminate() on Windows.
+        # same time.  No worker can ignore terminate() on Windows.
         for worker in list(workers):
             worker.process.join()
         while self._operation is not None:

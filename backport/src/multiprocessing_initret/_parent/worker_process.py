@@ -33,7 +33,7 @@ UNKNOWN_EXITCODE = 255
 
 @functools.lru_cache(maxsize=None)
 def _c_library() -> "Any":
-    # Each of these objects has a class of its own, which is cyclic garbage afterwards.
+    # Cached, because each CDLL object creates a class, which is cyclic garbage later.
     import ctypes
 
     return ctypes.CDLL(None, use_errno=True)

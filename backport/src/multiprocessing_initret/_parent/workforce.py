@@ -155,7 +155,10 @@ class Workforce:
         start_thread(self._kill_remaining)
 
     def _kill_remaining(self) -> None:
-        """Kill the workers of a broken pool that ignore SIGTERM, in a thread of its own."""
+        """Kill the workers that still run some time after the pool has been broken.
+
+        :meth:`break_pool` calls this in another thread.  The time is :data:`TERMINATION_TIMEOUT`.
+        """
         deadline = time.monotonic() + TERMINATION_TIMEOUT
         while self.workers and not self.is_stopped:
             time.sleep(_REAP_INTERVAL)

@@ -70,8 +70,8 @@ class ArgumentPickle:
     too; an object has a pickle that only one process can load; pickling fails; or the system
     provides no memory.
 
-    It owns that memory.  The thread that starts the first worker creates it, and the threads that
-    start others read it.
+    An ``ArgumentPickle`` owns its memory.  The thread that starts the first worker creates the
+    ``ArgumentPickle``.  The threads that start other workers only read its attributes.
 
     :param objects: the objects
     :param package: name of the package that starts the processes

@@ -1,4 +1,4 @@
-"""The exception of a task whose worker exited before the task had finished, and other errors."""
+"""``WorkerLostError``, and functions that describe and raise errors."""
 
 import os
 from multiprocessing import ProcessError

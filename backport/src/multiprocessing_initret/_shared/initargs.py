@@ -43,9 +43,9 @@ class InitArgs:
     out-of-band buffers (of NumPy arrays, Arrow tables, data frames); a worker that writes to a
     buffer gets its own copy of the pages that it writes to.
 
-    It owns the pickle, and the memory in which that is.  In the parent, the threads that start
-    workers use it, one at a time, and the thread that ends the pool closes it.  In a worker, the
-    main thread loads the objects; in a ``ThreadPool``, all workers do.
+    An ``InitArgs`` owns the pickle and its memory.  In the parent, the threads that start workers
+    use it, one at a time, and the thread that ends the pool closes it.  The main thread of a worker
+    process loads the objects; in a ``ThreadPool``, each worker thread does.
 
     :param objects: any objects that multiprocessing could pass to a process
     :param package: name of the package that starts the processes
@@ -149,7 +149,9 @@ _preloaded: "Optional[Tuple[Any, List[Any], Dict[Tuple[str, str], Any]]]" = None
 
 
 class ReceivedInitArgs(InitArgs):
-    """An :class:`InitArgs` as a non-forked worker receives it, for its main thread alone.
+    """An :class:`InitArgs` as a non-forked worker receives it.
+
+    The main thread of the worker alone uses it.
 
     :param package: name of the package that starts the processes
     :param apart: pickle of the objects that are pickled for each process, or, without a memory,
