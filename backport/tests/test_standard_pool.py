@@ -132,6 +132,23 @@ def test_pool_is_not_terminated_while_its_worker_handler_is_woken():
     assert is_alive == [True] and pool() is None
 
 
+class PoolWithOtherParameters(multiprocessing_initret.ThreadPool):
+    """Its method has other names of parameters, and more of them."""
+
+    def _map_async(self, function, *args, tag=None, **kwds):
+        self.tag = args[4:] or tag
+        return super()._map_async(function, *args[:4], **kwds)
+
+
+@pytest.mark.parametrize("tag", [{}, {"tag": "by name"}])
+def test_subclass_with_other_parameters(tag):
+    with PoolWithOtherParameters(2, int, (40,), expect_initret=True) as pool:
+        assert pool.map(add, (number for number in range(3))) == [40, 41, 42]
+        mapper = multiprocessing.pool.mapstar
+        assert pool._map_async(add, range(3), mapper, 1, None, **tag).get(TIMEOUT) == [40, 41, 42]
+        assert pool.tag == tag.get("tag")
+
+
 def decorated(function):
     """Decorate a function as tracers do."""
 

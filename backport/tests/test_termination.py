@@ -332,6 +332,16 @@ def test_garbage_collector_terminates_the_pool(make_pool, monkeypatch, step):
     join_in_time(pool)
 
 
+def test_terminate_waits_for_a_result_that_is_being_constructed(make_pool):
+    """Ctrl-C may have interrupted map() there.  All other results have failed afterwards."""
+    pool = make_pool()
+    result = multiprocessing.pool.MapResult.__new__(multiprocessing.pool.MapResult)
+    dict.__setitem__(pool._cache, -1, result)
+    result = pool.apply_async(wait_for_item, (1,))
+    call_with_timeout(pool.terminate)
+    assert result.ready() and is_lost(result_or_exception(result), "terminated")
+
+
 @pytest.mark.parametrize("method", ["imap", "apply_async"])
 def test_terminate_with_the_lock_of_a_result(make_pool, monkeypatch, method):
     """A __del__() method calls terminate() in a thread that begins to wait for a result."""

@@ -1,5 +1,7 @@
 """Exceptions in the standard functions that the pool's three threads run."""
 
+import contextlib
+import gc
 import logging
 import multiprocessing
 import multiprocessing.pool
@@ -9,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import TIMEOUT, call_with_timeout, join_in_time
+from conftest import TIMEOUT, call_with_timeout, counts_references, join_in_time, wait_until
 from multiprocessing_initret import ThreadPool, WorkerLostError
 from multiprocessing_initret._parent.thread_guard import ThreadGuard
 from pool_support import KILL, add, check_pool, create_pool, end_pool, error_of
@@ -46,9 +48,12 @@ def fail(add_log_handler):
 
 @pytest.fixture(autouse=True)
 def reported(monkeypatch):
-    """Replace sys.excepthook, and return the list of the exceptions that it receives."""
+    """Replace threading.excepthook(), and return the list of the exceptions that it receives."""
     errors = []
-    monkeypatch.setattr(sys, "excepthook", lambda cls, error, traceback: errors.append(error))
+    if hasattr(threading, "excepthook"):  # since Python 3.8
+        monkeypatch.setattr(threading, "excepthook", lambda args: errors.append(args.exc_value))
+    else:
+        monkeypatch.setattr(sys, "excepthook", lambda cls, error, traceback: errors.append(error))
     return errors
 
 
@@ -151,14 +156,13 @@ def wait_for(event, initret):
     event.wait(TIMEOUT)
 
 
-@pytest.mark.parametrize("name", ["_handle_workers", "_handle_tasks", "_handle_results"])
+@pytest.mark.parametrize("name", ["_handle_tasks", "_handle_results"])
 def test_thread_pool(monkeypatch, name):
     """One of the threads of a ThreadPool fails at once."""
 
     def fail(*args):
         raise ZeroDivisionError("unexpected")
 
-    fail.__name__ = name
     monkeypatch.setattr(multiprocessing.pool.Pool, name, fail)
     event = threading.Event()
     pool = ThreadPool(2, int, (40,), expect_initret=True)
@@ -169,6 +173,44 @@ def test_thread_pool(monkeypatch, name):
         assert isinstance(error.__cause__, ZeroDivisionError)
     event.set()
     end_pool(pool, "close")
+
+
+def test_worker_handler_of_a_thread_pool(monkeypatch):
+    """The threads run their tasks all the same, as in the standard pool, and the pool ends."""
+
+    def fail(*args):
+        raise ZeroDivisionError("unexpected")
+
+    monkeypatch.setattr(multiprocessing.pool.Pool, "_handle_workers", fail)
+    pool = ThreadPool(2, int, (40,), expect_initret=True)
+    wait_until(lambda: not pool._cache)
+    assert pool.apply_async(sleep_and_add, (0.3,)).get(TIMEOUT) == 40.3
+    end_pool(pool, "close")
+
+
+def sleep_and_add(seconds, initret):
+    time.sleep(seconds)
+    return seconds + initret
+
+
+@counts_references
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="the pool's threads refer to the pool")
+def test_broken_pool_is_collected(fail):
+    """Its error does not keep the frames of callers, which may refer to the pool."""
+    threads = []
+
+    def use_pool():
+        pool = create_pool(multiprocessing.get_all_start_methods()[0])
+        handler = fail("doing set_length()")
+        threads.append(pool._task_handler)
+        for _ in range(3):
+            with contextlib.suppress(WorkerLostError):
+                pool.imap(wait, [1]).next(TIMEOUT)
+        assert handler.threads == threads
+
+    use_pool()
+    gc.collect()
+    wait_until(lambda: not threads[0].is_alive())
 
 
 @pytest.mark.parametrize(

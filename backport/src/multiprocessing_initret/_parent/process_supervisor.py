@@ -276,7 +276,10 @@ class ProcessSupervisor(Supervisor):
         if threading.current_thread() is self._standard.result_handler():
             self._results.fail_all(error)
         elif self._results:
-            self._collector.call_soon(self._results.fail_all, error)
+            try:
+                self._collector.call_soon(self._results.fail_all, error)
+            except OSError:  # the program has closed the descriptor
+                self._results.fail_all(error)
 
     # -- Termination, in any thread ----------------------------------------------------------
 

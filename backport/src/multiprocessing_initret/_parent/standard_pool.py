@@ -313,6 +313,24 @@ class StandardPool:
         names = parameters(getattr(self.module.Pool, name))[1:]  # without self or cls
         return {**dict(zip(names, args)), **kwds}
 
+    def replace_args(
+        self, name: str, args: "Sequence[Any]", kwds: "Dict[str, Any]", **values: "Any"
+    ) -> "Tuple[List[Any], Dict[str, Any]]":
+        """Replace some arguments of a call of a method of the standard pool.
+
+        :param values: the new arguments, by the names of the parameters
+        :returns: the positional and the keyword arguments
+        """
+        names = parameters(getattr(self.module.Pool, name))[1:]  # without self or cls
+        positional, keywords = list(args), dict(kwds)
+        for key, value in values.items():
+            position = names.index(key)
+            if position < len(positional):
+                positional[position] = value
+            else:
+                keywords[key] = value
+        return positional, keywords
+
     def bind_terminate_args(self, args: "Tuple[Any, ...]") -> "Any":
         """Return the arguments of ``_terminate_pool()`` as attributes."""
         return types.SimpleNamespace(**self.bind("_terminate_pool", args, {}))

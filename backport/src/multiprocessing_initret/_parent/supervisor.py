@@ -25,7 +25,7 @@ import operator
 import threading
 import time
 
-from .._shared.errors import WorkerLostError
+from .._shared.errors import WorkerLostError, drop_frames
 from .._shared.inherited_locks import drop_inherited_locks
 from .._shared.initargs import InitArgs
 from .._shared.packages import module
@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 # in an iterable.
 _ITERABLE_TIMEOUT = 1.0
 
-# Time, in seconds, that terminate() waits until the pending results have failed.
-_PENDING_TIMEOUT = 1.0
+# Time, in seconds, that terminate() waits until more of the pending results have failed.  Another
+# thread may need a second to finish constructing one.
+_PENDING_TIMEOUT = 3.0
 
 # Time, in seconds, that ``del pool`` and the garbage collector wait until the pool has ended.
 _GARBAGE_TIMEOUT = 1.0
@@ -158,8 +159,11 @@ class Supervisor:
         # have just been killed.
         if chunksize is None and hasattr(iterable, "__len__"):
             chunksize = -(-len(iterable) // (4 * max(1, self._standard.size())))
-        bound.update(iterable=iterable, chunksize=chunksize)
-        return self._standard.original("_map_async")(**bound)
+        # A subclass may have parameters of its own, and other names.
+        positional, keywords = self._standard.replace_args(
+            "_map_async", args, kwds, iterable=iterable, chunksize=chunksize
+        )
+        return self._standard.original("_map_async")(*positional, **keywords)
 
     def _generate_tasks(self, *args: "Any", **kwds: "Any") -> "Iterator[Any]":
         """Return the tasks of a call, in the calling thread; the task handler consumes them."""
@@ -199,10 +203,15 @@ class Supervisor:
 
     def _break_pool(self, reason: str, cause: BaseException) -> None:
         """Break the pool.  ``ProcessSupervisor`` overrides this and the next method."""
+        drop_frames(cause)
 
     def _fail_all(self, error: WorkerLostError) -> None:
-        """Fail all pending results."""
-        self._results.fail_all(error)
+        """Fail all pending results, unless the worker handler has failed.
+
+        The threads of a ``ThreadPool`` do not need a worker handler to run tasks.
+        """
+        if not self._standard.is_worker_handler():
+            self._results.fail_all(error)
 
     # -- Termination, in any thread --------------------------------------------------------
 
@@ -291,7 +300,7 @@ class Supervisor:
         return args
 
     def _fail_pending(self) -> None:
-        """Fail the pending results in another thread, and wait for it a limited time.
+        """Fail the pending results in another thread, and wait as long as it makes progress.
 
         A ``__del__()`` method of the program may call ``terminate()`` in a thread that holds the
         lock of a result, and could not acquire it once more.
@@ -311,7 +320,11 @@ class Supervisor:
                 ended.release()
 
         start_thread(fail)
-        ended.acquire(True, _PENDING_TIMEOUT)
+        pending = len(results) + 1
+        while len(results) < pending:
+            pending = len(results)
+            if ended.acquire(True, _PENDING_TIMEOUT):
+                break
 
     def _stop_workers(self) -> None:
         """Stop the workers.  Subclasses override this, as the next two methods."""

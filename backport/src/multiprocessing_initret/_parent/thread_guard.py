@@ -9,6 +9,7 @@ raises an exception, and a system call on a descriptor that the program has clos
 import contextlib
 import functools
 import sys
+import threading
 import time
 import types
 
@@ -72,7 +73,7 @@ class ThreadGuard:
         standard: "Any" = getattr(cls.__init__, "standard", cls.__init__)
         if getattr(standard, "__globals__", None) is not vars(pool_module):
             return standard  # type: ignore[no-any-return]  # it is decorated
-        functions = {name: self._guarded(getattr(cls, name)) for name in _HANDLERS}
+        functions = {name: self._guarded(name, getattr(cls, name)) for name in _HANDLERS}
         names = {**standard.__globals__, "Pool": types.SimpleNamespace(**functions)}
         constructor = types.FunctionType(
             standard.__code__, names, None, standard.__defaults__, standard.__closure__
@@ -80,24 +81,28 @@ class ThreadGuard:
         constructor.__kwdefaults__ = standard.__kwdefaults__  # where Python has expect_initret
         return constructor
 
-    def _guarded(self, function: "Any") -> "Callable[..., None]":
+    def _guarded(self, name: str, function: "Any") -> "Callable[..., None]":
         # update_wrapper(), because since Python 3.10 a thread has the name of its function.
-        return functools.update_wrapper(functools.partial(self.run, function), function)
+        return functools.update_wrapper(functools.partial(self.run, name, function), function)
 
-    def run(self, function: "Any", *args: "Any") -> None:
+    def run(self, name: str, function: "Any", *args: "Any") -> None:
         """Run the function of one of the threads.
 
-        If it raises an exception, report that to ``sys.excepthook()``, and break the pool.
+        If it raises an exception, report that as the module ``threading`` does, and break the pool.
 
-        :param function: one of the methods in :data:`_HANDLERS`
+        :param name: one of the names in :data:`_HANDLERS`
+        :param function: the method of that name
         """
         try:
             function(*args)
         except BaseException as error:
-            # sys.excepthook may be the user's own, and may raise too.
-            with contextlib.suppress(BaseException):
-                sys.excepthook(*sys.exc_info())
-            self._fail_until_end(function.__name__, error)
+            with contextlib.suppress(BaseException):  # the hook may be the user's own
+                if hasattr(threading, "excepthook"):  # since Python 3.8
+                    thread = threading.current_thread()
+                    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), thread)))
+                else:
+                    sys.excepthook(*sys.exc_info())
+            self._fail_until_end(name, error)
 
     def _fail_until_end(self, name: str, error: BaseException) -> None:
         """Break the pool, fail its pending results until it ends, and end the other threads.
@@ -106,12 +111,18 @@ class ThreadGuard:
         :param error: its exception
         """
         reason = f"{describe(error)} in the {_HANDLERS[name]}"
-        lost = WorkerLostError("the pool is broken: " + reason)
-        lost.__cause__ = error
-        if self._standard.maintains_workers():
+        is_ended = not self._standard.maintains_workers()
+        if not is_ended:
             with contextlib.suppress(BaseException):  # the tasks must fail in any case
                 self._break_pool(reason, error)
-        while self._standard.maintains_workers():
+        while True:
+            # Made anew: raising it adds the frames of the caller, which may refer to the pool.
+            lost = WorkerLostError("the pool is broken: " + reason)
+            lost.__cause__ = error
             self._fail_pending(lost)
+            del lost
+            if is_ended:
+                break
             time.sleep(_INTERVAL)
+            is_ended = not self._standard.maintains_workers()
         self._standard.send_sentinels(name)

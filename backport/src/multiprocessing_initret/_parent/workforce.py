@@ -1,12 +1,12 @@
 """The worker processes of a pool: add and reap them, and terminate them when the pool ends."""
 
 import contextlib
+import functools
 import threading
 import time
-import traceback
+import weakref
 
-from .._shared.errors import WorkerLostError, describe
-from .._shared.packages import module
+from .._shared.errors import WorkerLostError, describe, drop_frames
 from .._shared.record import INITIALIZING, STARTING
 from .critical_section import start_thread
 
@@ -138,7 +138,7 @@ class Workforce:
         :param cause: becomes the ``__cause__`` of the exceptions
         """
         if cause is not None:
-            _drop_frames(cause)
+            drop_frames(cause)
         if self.broken:
             return
         self._cause = cause
@@ -152,20 +152,7 @@ class Workforce:
                 worker.terminate()
         self._tasks.close()
         self._tasks.unblock_sender(self.workers)
-        start_thread(self._kill_remaining)
-
-    def _kill_remaining(self) -> None:
-        """Kill the workers that still run some time after the pool has been broken.
-
-        :meth:`break_pool` calls this in another thread.  The time is :data:`TERMINATION_TIMEOUT`.
-        """
-        deadline = time.monotonic() + TERMINATION_TIMEOUT
-        while self.workers and not self.is_stopped:
-            time.sleep(_REAP_INTERVAL)
-            if time.monotonic() > deadline:
-                for worker in list(self.workers):
-                    worker.kill()
-                return
+        start_thread(functools.partial(_kill_remaining, weakref.ref(self)))
 
     def broken_error(self) -> WorkerLostError:
         """Return the exception that a task of the broken pool fails with."""
@@ -231,11 +218,24 @@ class Workforce:
         self._tasks.release_lock_of_dead_worker(self._states_of_living)
 
 
-def _drop_frames(error: BaseException) -> None:
-    """Replace the traceback of an exception by its text.
+def _kill_remaining(weak_workforce: "weakref.ref[Workforce]") -> None:
+    """Kill the workers that still run some time after the pool has been broken.
 
-    The frames would keep the pool and its initargs alive as long as a result that has failed.
+    :meth:`Workforce.break_pool` calls this in another thread.  The time is
+    :data:`TERMINATION_TIMEOUT`.
+
+    :param weak_workforce: weak, so that this thread does not keep what the workforce refers to
     """
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    error.__cause__ = module("multiprocessing", "pool").RemoteTraceback(f'\n"""\n{text}"""')
-    error.__traceback__ = None
+    deadline = time.monotonic() + TERMINATION_TIMEOUT
+    while True:
+        workforce = weak_workforce()
+        if workforce is None or workforce.is_stopped:
+            return
+        if not workforce.workers and not workforce.starting:
+            return
+        if time.monotonic() > deadline:
+            for worker in list(workforce.workers):
+                worker.kill()
+            return
+        del workforce
+        time.sleep(_REAP_INTERVAL)

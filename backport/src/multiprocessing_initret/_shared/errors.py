@@ -16,6 +16,20 @@ def describe(error: BaseException) -> str:
         return object.__repr__(error)
 
 
+def drop_frames(error: BaseException) -> None:
+    """Replace the traceback of an exception by its text.
+
+    The frames would keep the pool and its initargs alive as long as a result that has failed.
+    """
+    # Imported here because workers import this module.
+    import traceback
+    from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
+
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
+    error.__traceback__ = None
+
+
 def check_process(pid: int) -> None:
     """Raise :exc:`RuntimeError` in a forked child of the process that created a pool.
 
