@@ -9,10 +9,12 @@ import os
 import sys
 import threading
 import time
+import types
 
 import pytest
 from conftest import TIMEOUT, call_with_timeout, counts_references, join_in_time, wait_until
 from multiprocessing_initret import ThreadPool, WorkerLostError
+from multiprocessing_initret._parent import thread_guard
 from multiprocessing_initret._parent.thread_guard import ThreadGuard
 from pool_support import KILL, add, check_pool, create_pool, end_pool, error_of
 
@@ -51,7 +53,9 @@ def reported(monkeypatch):
     """Replace threading.excepthook(), and return the list of the exceptions that it receives."""
     errors = []
     if hasattr(threading, "excepthook"):  # since Python 3.8
-        monkeypatch.setattr(threading, "excepthook", lambda args: errors.append(args.exc_value))
+        # pytest replaces threading.excepthook(), and may do so between this fixture and the test.
+        names = {**vars(threading), "excepthook": lambda args: errors.append(args.exc_value)}
+        monkeypatch.setattr(thread_guard, "threading", types.SimpleNamespace(**names))
     else:
         monkeypatch.setattr(sys, "excepthook", lambda cls, error, traceback: errors.append(error))
     return errors
