@@ -104,7 +104,7 @@ class ProcessSupervisor(Supervisor):
             self._pickler,
             self._section,
             self._log,
-            functools.partial(_break_pool, weakref.ref(self)),
+            functools.partial(_handle_failure, weakref.ref(self)),
             self._standard.wake_worker_handler,
         )
         # Whether the constructor is creating the first workers.
@@ -315,7 +315,7 @@ if hasattr(os, "register_at_fork"):  # since Python 3.7, on POSIX
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _break_pool(weak_supervisor: "Any", error: BaseException) -> None:
+def _handle_failure(weak_supervisor: "Any", error: BaseException) -> None:
     """Break the pool.  Called by the result handler after an unexpected exception."""
     supervisor = weak_supervisor()
     if supervisor is None:

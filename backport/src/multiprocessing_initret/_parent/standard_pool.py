@@ -308,10 +308,12 @@ class StandardPool:
             others[position] = None
         return replaced, others
 
+    def _parameters(self, name: str) -> "Tuple[str, ...]":
+        return parameters(getattr(self.module.Pool, name))[1:]  # without self or cls
+
     def bind(self, name: str, args: "Sequence[Any]", kwds: "Dict[str, Any]") -> "Dict[str, Any]":
         """Return the arguments of a call of a standard method, by the names of its parameters."""
-        names = parameters(getattr(self.module.Pool, name))[1:]  # without self or cls
-        return {**dict(zip(names, args)), **kwds}
+        return {**dict(zip(self._parameters(name), args)), **kwds}
 
     def replace_args(
         self, name: str, args: "Sequence[Any]", kwds: "Dict[str, Any]", **values: "Any"
@@ -321,7 +323,7 @@ class StandardPool:
         :param values: the new arguments, by the names of the parameters
         :returns: the positional and the keyword arguments
         """
-        names = parameters(getattr(self.module.Pool, name))[1:]  # without self or cls
+        names = self._parameters(name)
         positional, keywords = list(args), dict(kwds)
         for key, value in values.items():
             position = names.index(key)

@@ -15,6 +15,8 @@ callers of the pool, call these functions:
     result handler   Pool._quick_get                   Collector.get
     any thread       Pool._terminate_pool              Supervisor.terminate
 
+``ThreadGuard`` runs the standard functions of the three threads.
+
 The pool's threads refer to the supervisor.  Therefore it must not refer to the pool, which is
 terminated as soon as nothing refers to it.
 """

@@ -111,18 +111,18 @@ class ThreadGuard:
         :param error: its exception
         """
         reason = f"{describe(error)} in the {_HANDLERS[name]}"
-        is_ended = not self._standard.maintains_workers()
-        if not is_ended:
+        if self._standard.maintains_workers():
             with contextlib.suppress(BaseException):  # the tasks must fail in any case
                 self._break_pool(reason, error)
-        while True:
-            # Made anew: raising it adds the frames of the caller, which may refer to the pool.
-            lost = WorkerLostError("the pool is broken: " + reason)
-            lost.__cause__ = error
-            self._fail_pending(lost)
-            del lost
-            if is_ended:
-                break
+        while self._standard.maintains_workers():
+            self._fail(reason, error)
             time.sleep(_INTERVAL)
-            is_ended = not self._standard.maintains_workers()
+        self._fail(reason, error)  # results may have been added since the last time
         self._standard.send_sentinels(name)
+
+    def _fail(self, reason: str, cause: BaseException) -> None:
+        # A new exception each time: raising it adds the frames of the caller, which may refer to
+        # the pool, and this thread must not keep them.
+        lost = WorkerLostError("the pool is broken: " + reason)
+        lost.__cause__ = cause
+        self._fail_pending(lost)
