@@ -212,9 +212,13 @@ def test_broken_pool_is_collected(fail):
                 pool.imap(wait, [1]).next(TIMEOUT)
         assert handler.threads == threads
 
+    def has_ended():
+        # Each time, because a thread of the pool may refer to it for a moment.
+        gc.collect()
+        return not threads[0].is_alive()
+
     use_pool()
-    gc.collect()
-    wait_until(lambda: not threads[0].is_alive())
+    wait_until(has_ended)
 
 
 @pytest.mark.parametrize(
