@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from conftest import TIMEOUT, call_with_timeout, join_in_time, wait_until
-from multiprocessing_initret._parent import supervisor
+from multiprocessing_initret._parent import terminator
 from pool_support import (
     NotAnException,
     add,
@@ -162,7 +162,7 @@ def test_callback_terminates_the_pool(make_pool, make_thread_pool, tmp_path, met
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
 def test_iterable_ends_after_the_pool(make_pool, make_thread_pool, monkeypatch, method):
     """Its iterator ends, although the task handler then reports another length."""
-    monkeypatch.setattr(supervisor, "_ITERABLE_TIMEOUT", 0.1)
+    monkeypatch.setattr(terminator, "_ITERABLE_TIMEOUT", 0.1)
     for pool in make_pool(), make_thread_pool():
         may_end = threading.Event()
 

@@ -9,7 +9,7 @@ import types
 import multiprocessing_initret
 import pytest
 from conftest import TIMEOUT, call_with_timeout, join_in_time, linux, posix, wait_until
-from multiprocessing_initret._parent import supervisor, workforce
+from multiprocessing_initret._parent import terminator, workforce
 from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.reaper import Reaper
 from multiprocessing_initret._parent.worker_process import UNKNOWN_EXITCODE, WorkerProcess
@@ -38,7 +38,7 @@ def pool(request):
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
 def test_terminate_while_an_iterable_blocks(pool, monkeypatch, method):
-    monkeypatch.setattr(supervisor, "_ITERABLE_TIMEOUT", 0.1)
+    monkeypatch.setattr(terminator, "_ITERABLE_TIMEOUT", 0.1)
     items = queue.Queue()
     items.put(1)
     iterator = getattr(pool, method)(add, iter(items.get, None))
@@ -141,7 +141,7 @@ if __name__ == "__main__":
 SLOW_EXIT = """
 import multiprocessing, os, signal, time
 import multiprocessing_initret
-from multiprocessing_initret._parent import supervisor
+from multiprocessing_initret._parent import terminator
 
 def exit_slowly(*_):
     print("terminated", flush=True)
@@ -154,7 +154,7 @@ def initialize():
     time.sleep(60)
 
 if __name__ == "__main__":
-    supervisor._GARBAGE_TIMEOUT = 0.01
+    terminator._GARBAGE_TIMEOUT = 0.01
     context = multiprocessing.get_context("fork")
     has_handler = context.Event()
     pool = multiprocessing_initret.Pool(1, initialize, context=context, expect_initret=True)

@@ -25,7 +25,7 @@ from conftest import (
     wait_until,
 )
 from multiprocessing_initret import WorkerLostError
-from multiprocessing_initret._parent import reaper, supervisor, workforce
+from multiprocessing_initret._parent import reaper, terminator, workforce
 from multiprocessing_initret._parent.critical_section import CriticalSection
 from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.workforce import Workforce
@@ -345,7 +345,7 @@ def test_terminate_waits_for_a_result_that_is_being_constructed(make_pool):
 @pytest.mark.parametrize("method", ["imap", "apply_async"])
 def test_terminate_with_the_lock_of_a_result(make_pool, monkeypatch, method):
     """A __del__() method calls terminate() in a thread that begins to wait for a result."""
-    monkeypatch.setattr(supervisor, "_PENDING_TIMEOUT", 0.1)
+    monkeypatch.setattr(terminator, "_PENDING_TIMEOUT", 0.1)
     pool = make_pool()
     if method == "imap":
         result = pool.imap(wait_for_item, range(9))

@@ -22,9 +22,9 @@ holds its state, and a result pipe of its own:
     ---------------  -----------------------------------------------------------------
     constructor      process(), Starter.start_deferred()
     worker handler   process(), Starter.start(), Workforce.reap()
-    task handler     _send(): TaskPipe.send(), Workforce.wait_for_exit(), _release()
+    task handler     _send(): TaskPipe.send(), Workforce.wait_for_exit(), release()
     result handler   Collector.get()
-    any              terminate(): Workforce.terminate()
+    any              Terminator.terminate(): Workforce.terminate()
 """
 
 import functools
@@ -241,7 +241,7 @@ class ProcessSupervisor(Supervisor):
         else:
             if not is_sent and self._workforce.broken:
                 self._collector.fail(job, index, self._workforce.broken_error())
-                if is_iterator(self._results.get(job)):
+                if is_iterator(self.results.get(job)):
                     time.sleep(0.001)  # do not busy-loop: the iterable may be endless
 
     def _shut_down_workers(self) -> None:
@@ -265,7 +265,7 @@ class ProcessSupervisor(Supervisor):
             # The program may keep the closed pool.  The result handler has received the sentinel
             # and all results.  If it does not end, its pipes stay open until the pool is garbage.
             result_handler.join(_RESULT_HANDLER_TIMEOUT)
-            self._release(result_handler)
+            self.release(result_handler)
 
     # -- Any of the three threads, when it has failed -----------------------------------------
 
@@ -274,26 +274,26 @@ class ProcessSupervisor(Supervisor):
 
     def _fail_all(self, error: WorkerLostError) -> None:
         if threading.current_thread() is self._standard.result_handler():
-            self._results.fail_all(error)
-        elif self._results:
+            self.results.fail_all(error)
+        elif self.results:
             try:
-                self._collector.call_soon(self._results.fail_all, error)
+                self._collector.call_soon(self.results.fail_all, error)
             except OSError:  # the program has closed the descriptor
-                self._results.fail_all(error)
+                self.results.fail_all(error)
 
     # -- Termination, in any thread ----------------------------------------------------------
 
-    def _stop_workers(self) -> None:
+    def stop_workers(self) -> None:
         self._workforce.terminate()
 
-    def _discard_tasks(self) -> None:
+    def discard_tasks(self) -> None:
         # The standard _help_stuff_finish() would hang on half a message in the pipe.
         self._task_pipe.drain()
 
-    def _release(self, result_handler: threading.Thread) -> None:
+    def release(self, result_handler: threading.Thread) -> None:
         self._template.close()
         self._records.close()
-        super()._release(result_handler)
+        super().release(result_handler)
         if not result_handler.is_alive():
             # Close the pipes now, not when the garbage collector runs.
             self._workforce.workers.clear()
@@ -326,4 +326,4 @@ def _handle_failure(weak_supervisor: "Any", error: BaseException) -> None:
     finally:
         # break_pool() fails the tasks in flight.  The task whose result was just received is
         # not in flight any more, and others have not been sent yet.
-        supervisor._results.fail_all(workforce.broken_error())
+        supervisor.results.fail_all(workforce.broken_error())
