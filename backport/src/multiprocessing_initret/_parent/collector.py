@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 
+from .._shared.errors import describe
 from .._shared.messages import RESULT_HEADER, TruncatedMessage
 
 TYPE_CHECKING = False
@@ -45,8 +46,6 @@ class Collector:
     :param pickler: the class of the picklers of connections
     :param section: the pool's critical section
     :param log: function that logs a line
-    :param on_failure: function that receives an unexpected exception in the result handler,
-        breaks the pool, and completes the pending results
     :param check_workers: makes the worker handler look for exited workers
     """
 
@@ -58,7 +57,6 @@ class Collector:
         pickler: "Any",
         section: "CriticalSection",
         log: "Callable[[str], None]",
-        on_failure: "Callable[[BaseException], None]",
         check_workers: "Callable[[], None]",
     ) -> None:
         self._pipes = pipes
@@ -70,7 +68,6 @@ class Collector:
         #: import modules, and no thread of the worker would release their import locks.
         self.unpickling_lock = threading.Lock()
         self._log = log
-        self._on_failure = on_failure
         self._check_workers = check_workers
         # Time of the next check, in seconds of time.monotonic(); None if none is necessary.
         self._next_check: "Optional[float]" = None
@@ -79,31 +76,28 @@ class Collector:
         self._calls: "Deque[Tuple[Callable[..., None], Tuple[Any, ...]]]" = collections.deque()
         self._ready: "Deque[Result]" = collections.deque()
         self._is_ending = False  # the pool's sentinel has arrived
-        self._has_failed = False
 
     # -- In the result handler thread ------------------------------------------------------
 
     def get(self) -> "Optional[Result]":
         """Return the next result, or None at the end; replaces the pool's ``_quick_get``.
 
-        :raises RuntimeError: if the result handler cannot continue; :class:`ThreadGuard` then fails
-            the tasks
+        :raises RuntimeError: if an :exc:`OSError` or :exc:`EOFError` occurs
         """
         ready = self._ready
-        while True:
-            try:
-                while not ready:
-                    if self._wait():
-                        return None
-                return ready.popleft()
-            except BaseException as error:
-                self._handle_failure(error)
+        try:
+            while not ready:
+                if self._wait():
+                    return None
+            return ready.popleft()
+        except (OSError, EOFError) as error:
+            # The standard _handle_results() would return, and ThreadGuard would not notice.
+            raise RuntimeError(f"unexpected {describe(error)}") from error
 
     def _wait(self) -> bool:
         """Wait for messages and calls, and process them; return whether :meth:`get` is to end."""
         timeout = -1.0 if self._next_check is None else self._check_if_due(self._next_check)
-        # After a failure, read wake-ups only: the posted calls fail the remaining tasks.
-        for worker in [None] if self._has_failed else self._pipes.wait(timeout):
+        for worker in self._pipes.wait(timeout):
             if worker is not None:
                 self._receive(worker)
             elif self._pipes.read_wake_up():
@@ -151,19 +145,6 @@ class Collector:
         except BaseException as error:
             result = False, _unpickling_error(self._module, error, message, description_size)
         self._ready.append((*task, result))
-
-    def _handle_failure(self, error: BaseException) -> None:
-        try:
-            if self._has_failed:
-                raise error
-            # The first failure does not end the result handler, which must run the calls that are
-            # posted.
-            self._has_failed = True
-            self._on_failure(error)
-        except BaseException as second:
-            # The standard _handle_results() treats an OSError as the end of the results, and
-            # ThreadGuard would not see the failure.
-            raise RuntimeError("the result handler cannot continue") from second
 
     # -- In any thread ------------------------------------------------------------------------
 
@@ -221,7 +202,7 @@ class Collector:
         try:
             # Read until the pipe is empty or its end is reached.
             with contextlib.suppress(OSError):
-                while not self._has_failed and self._pipes.has_data(worker):
+                while self._pipes.has_data(worker):
                     if not self._receive(worker):
                         break
             self._pipes.remove(worker)

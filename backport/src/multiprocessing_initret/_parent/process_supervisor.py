@@ -104,7 +104,6 @@ class ProcessSupervisor(Supervisor):
             self._pickler,
             self._section,
             self._log,
-            functools.partial(_handle_failure, weakref.ref(self)),
             self._standard.wake_worker_handler,
         )
         # Whether the constructor is creating the first workers.
@@ -313,17 +312,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # since Python 3.7, on POSIX
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _handle_failure(weak_supervisor: "Any", error: BaseException) -> None:
-    """Break the pool.  Called by the result handler after an unexpected exception."""
-    supervisor = weak_supervisor()
-    if supervisor is None:
-        return
-    workforce = supervisor._workforce
-    try:
-        workforce.break_pool(f"{describe(error)} in the result handler", error)
-    finally:
-        # break_pool() fails the tasks in flight.  The task whose result was just received is
-        # not in flight any more, and others have not been sent yet.
-        supervisor.results.fail_all(workforce.broken_error())
