@@ -8,6 +8,7 @@ import threading
 import pytest
 from conftest import TIMEOUT, call_with_timeout, posix
 from multiprocessing_initret import ThreadPool, WorkerLostError
+from multiprocessing_initret._parent import standard_pool
 from multiprocessing_initret._parent.collector import Collector
 from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
@@ -180,6 +181,23 @@ def test_result_handler_counts_a_chunk_while_a_map_fails(pool, tmp_path):
     result._number_left -= 1  # the result handler has not compared it with 0 yet
     call_with_timeout(pool._cache.cancel_all, WorkerLostError("failed"), False)
     assert type(error_of(result)) is WorkerLostError
+
+
+def test_result_handler_sets_a_chunk_while_a_map_fails(pool, tmp_path):
+    """The result must not contain None for the chunks that are missing."""
+    paths = [str(tmp_path / name) for name in ["1", "2", "3"]]
+    result = pool.map_async(write_pid_and_wait, paths, chunksize=1)
+    standard_pool.expect_failure(result, WorkerLostError("failed"))
+    result._set(0, (True, [0]))  # by the result handler
+    assert type(error_of(result)) is WorkerLostError
+
+
+def test_map_that_has_failed_keeps_its_exception(pool, tmp_path):
+    paths = [str(tmp_path / name) for name in ["1", "2", "3"]]
+    result = pool.map_async(write_pid_and_wait, paths, chunksize=1)
+    result._set(0, (False, ZeroDivisionError()))
+    call_with_timeout(pool._cache.cancel_all, WorkerLostError("failed"), False)
+    assert type(error_of(result)) is ZeroDivisionError
 
 
 def test_result_handler_and_the_cause(pool, monkeypatch):

@@ -8,7 +8,7 @@ import time
 
 from .._shared.errors import WorkerLostError, check_process
 from .standard_pool import (
-    expect_one_chunk,
+    expect_failure,
     ignore_late_length,
     is_iterator,
     silence_waiting_threads,
@@ -122,7 +122,7 @@ def pending_results_class(cache_class: "Any") -> "Any":
             while job in self:
                 try:
                     # Race: the result handler may be counting a chunk at the same time.
-                    expect_one_chunk(result)
+                    expect_failure(result, error)
                     result._set(0, (False, error))
                 except AttributeError:
                     # Race: another thread is still constructing the result.  If that thread

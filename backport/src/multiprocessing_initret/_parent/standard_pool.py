@@ -70,7 +70,7 @@ _REQUIRED: "Requirements" = {
     ),
     "ApplyResult.__init__": ("_cache", "_job", "_callback", "_error_callback", "_event"),
     "ApplyResult._set": ("_success", "_value"),
-    "MapResult.__init__": ("_number_left",),
+    "MapResult.__init__": ("_number_left", "_success", "_value"),
     "IMapIterator.__init__": ("_cache", "_job", "_cond", "_index", "_length"),
     "IMapIterator._set": (),
     "IMapIterator._set_length": (),
@@ -401,9 +401,16 @@ def chunks_pending(result: "Any") -> int:
     return getattr(result, "_number_left", 0)
 
 
-def expect_one_chunk(result: "Any") -> None:
-    """Let the next chunk complete a ``map()``, even if others are pending."""
+def expect_failure(result: "Any", error: BaseException) -> None:
+    """Let the next chunk complete a ``map()`` with an exception, even if others are pending.
+
+    Race: if the result handler sets that chunk, and it has succeeded, the result must not contain
+    None for the others.  Therefore the ``map()`` fails before its chunks are counted as set.
+    """
     if hasattr(result, "_number_left"):
+        if result._success:
+            result._success = False
+            result._value = error
         result._number_left = 1
 
 
