@@ -61,7 +61,7 @@ class Parts:
         self.pipes = result_pipes(self.queue, multiprocessing.connection.wait)
         self.tasks = TaskPipe()
         self.section = CriticalSection()
-        self.log, self.checks = [], []
+        self.log, self.failures, self.checks = [], [], []
         self.collector = Collector(
             self.pipes,
             self.tasks,
@@ -69,10 +69,15 @@ class Parts:
             ForkingPickler,
             self.section,
             self.log.append,
+            lambda *args: self.on_failure(*args),
             lambda: self.checks.append(len(self.tasks.messages)),
         )
         self.worker = Worker()
         self.collector.add_worker(self.worker, True)
+
+    def on_failure(self, error):
+        self.failures.append(error)
+        self.collector.fail_all(WorkerLostError("broken"))
 
     def get(self):
         """Return the next result, with a limit."""
@@ -307,7 +312,7 @@ def test_lock(parts):
 
 
 #
-# Unexpected exceptions
+# The last line of defence
 #
 
 
@@ -316,21 +321,30 @@ def raise_(error):
 
 
 @pytest.mark.parametrize("failing", ["wait", "receive", "a call"])
-@pytest.mark.parametrize("cls", [LookupError, OSError, EOFError])
-def test_unexpected_exception(parts, monkeypatch, failing, cls):
-    """ThreadGuard must notice it.  The standard result handler ends at an OSError or EOFError."""
-    error = cls("unexpected")
+def test_unexpected_exception(parts, monkeypatch, failing):
+    """The pool breaks, and all its tasks fail."""
+    error = LookupError("unexpected")
     parts.worker.send(1, 1)
     if failing == "a call":
         parts.collector.call_soon(raise_, error)
     else:
         monkeypatch.setattr(parts.pipes, failing, lambda *args: raise_(error))
-    raised = parts.get()
-    if cls is LookupError:
-        assert raised is error
-    else:
-        assert type(raised) is RuntimeError and raised.__cause__ is error
-        assert cls.__name__ in str(raised)
+    found = [parts.get() for _ in range(9)]
+    assert parts.failures == [error]
+    assert sorted(result[0] for result in found) == list(range(100, 1000, 100))
+    assert [str(result[2][1]) for result in found].count("broken") >= 8
+    parts.queue.put(None)
+    assert parts.get() is None
+
+
+def test_second_unexpected_exception(parts, monkeypatch):
+    """get() raises an exception, and does not call on_failure() once more."""
+    first, second = LookupError("first"), LookupError("second")
+    monkeypatch.setattr(parts.pipes, "wait", lambda *args: raise_(first))
+    monkeypatch.setattr(parts.pipes, "read_wake_up", lambda: raise_(second))
+    error = parts.get()
+    assert type(error) is RuntimeError and error.__cause__ is second
+    assert parts.failures == [first]
 
 
 #

@@ -8,6 +8,7 @@ import threading
 import pytest
 from conftest import WINDOWS
 from multiprocessing_initret import ThreadPool, WorkerLostError
+from multiprocessing_initret._shared.errors import drop_frames
 from pool_support import (
     FORK_SERVER_REPORTS_SIGNALS,
     KILL,
@@ -53,6 +54,20 @@ def test_pickle_without_its_cause():
     copy = pickle.loads(pickle.dumps(error))
     assert attributes(copy) == (3, 123, "Worker-1")
     assert copy.__cause__ is None
+
+
+def test_cause_without_frames():
+    """The frames would keep the pool alive.  Those of exceptions in the chain would, too."""
+    try:
+        try:
+            raise LookupError("first")
+        except LookupError as error:
+            raise RuntimeError("second") from error
+    except RuntimeError as error:
+        drop_frames(error)
+        assert error.__context__ is None and error.__traceback__ is None
+        assert "LookupError: first" in str(error.__cause__)
+        assert "RuntimeError: second" in str(error.__cause__)
 
 
 @pytest.mark.parametrize("exit_by", ["SIGKILL", "_exit"])

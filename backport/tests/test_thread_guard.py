@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 import types
+import weakref
 
 import pytest
 from conftest import TIMEOUT, call_with_timeout, counts_references, join_in_time, wait_until
 from multiprocessing_initret import ThreadPool, WorkerLostError
 from multiprocessing_initret._parent import thread_guard
 from multiprocessing_initret._parent.thread_guard import ThreadGuard
+from multiprocessing_initret._parent.workforce import Workforce
 from pool_support import KILL, add, check_pool, create_pool, end_pool, error_of
 
 
@@ -146,12 +148,46 @@ def raise_(error):
     raise error
 
 
-def test_result_handler_fails_with_an_oserror(pool, reported):
-    """_handle_results() treats an OSError as the end of the results."""
+def test_result_handler_fails_twice(pool, reported):
+    """The second exception is an OSError, which _handle_results() treats as the end of results."""
     pending = pool.apply_async(wait)
-    pool._quick_get.__self__.call_soon(raise_, OSError("unexpected"))
-    check_broken(pool, "OSError('unexpected')", pending)
+    collector = pool._quick_get.__self__
+    collector.call_soon(raise_, ZeroDivisionError("unexpected"))
+    collector.call_soon(raise_, OSError())
+    for _ in range(9):
+        error_of(pool.apply_async(wait))
+    wait_until(lambda: not collector._calls)  # failed tasks must not accumulate
+    check_broken(pool, "in the result handler", pending)
     assert [type(error) for error in reported] == [RuntimeError]
+
+
+def raise_first():
+    raise ZeroDivisionError("first")
+
+
+def raise_second(*args):
+    raise OSError("second")
+
+
+@counts_references
+@pytest.mark.parametrize("second", ["a call", "broken_error"])
+def test_failures_keep_nothing(reported, no_collector, monkeypatch, second):
+    """The exceptions do not keep the frames that they have passed through."""
+    pool = create_pool(multiprocessing.get_all_start_methods()[0])
+    collector = weakref.ref(pool._quick_get.__self__)
+    result = pool.apply_async(wait)
+    wait_until(lambda: collector()._tasks.in_flight())
+    if second == "broken_error":  # break_pool() calls it
+        monkeypatch.setattr(Workforce, "broken_error", raise_second)
+    collector().call_soon(raise_first)
+    if second == "a call":
+        collector().call_soon(raise_second)
+    assert type(error_of(result)) is WorkerLostError
+    end_pool(pool, "terminate")
+    assert [type(error) for error in reported] == [RuntimeError]
+    reported.clear()
+    del pool
+    wait_until(lambda: collector() is None)
 
 
 def wait_for(event, initret):

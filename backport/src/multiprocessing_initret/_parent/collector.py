@@ -11,7 +11,6 @@ import contextlib
 import threading
 import time
 
-from .._shared.errors import describe
 from .._shared.messages import RESULT_HEADER, TruncatedMessage
 
 TYPE_CHECKING = False
@@ -46,6 +45,8 @@ class Collector:
     :param pickler: the class of the picklers of connections
     :param section: the pool's critical section
     :param log: function that logs a line
+    :param on_failure: function that receives an unexpected exception in the result handler,
+        breaks the pool, and completes the pending results
     :param check_workers: makes the worker handler look for exited workers
     """
 
@@ -57,6 +58,7 @@ class Collector:
         pickler: "Any",
         section: "CriticalSection",
         log: "Callable[[str], None]",
+        on_failure: "Callable[[BaseException], None]",
         check_workers: "Callable[[], None]",
     ) -> None:
         self._pipes = pipes
@@ -68,6 +70,7 @@ class Collector:
         #: import modules, and no thread of the worker would release their import locks.
         self.unpickling_lock = threading.Lock()
         self._log = log
+        self._on_failure = on_failure
         self._check_workers = check_workers
         # Time of the next check, in seconds of time.monotonic(); None if none is necessary.
         self._next_check: "Optional[float]" = None
@@ -76,28 +79,31 @@ class Collector:
         self._calls: "Deque[Tuple[Callable[..., None], Tuple[Any, ...]]]" = collections.deque()
         self._ready: "Deque[Result]" = collections.deque()
         self._is_ending = False  # the pool's sentinel has arrived
+        self._has_failed = False
 
     # -- In the result handler thread ------------------------------------------------------
 
     def get(self) -> "Optional[Result]":
         """Return the next result, or None at the end; replaces the pool's ``_quick_get``.
 
-        :raises RuntimeError: if an :exc:`OSError` or :exc:`EOFError` occurs
+        :raises RuntimeError: if the result handler cannot continue; :class:`ThreadGuard` then fails
+            the tasks
         """
         ready = self._ready
-        try:
-            while not ready:
-                if self._wait():
-                    return None
-            return ready.popleft()
-        except (OSError, EOFError) as error:
-            # The standard _handle_results() would return, and ThreadGuard would not notice.
-            raise RuntimeError(f"unexpected {describe(error)}") from error
+        while True:
+            try:
+                while not ready:
+                    if self._wait():
+                        return None
+                return ready.popleft()
+            except BaseException as error:
+                self._handle_failure(error)
 
     def _wait(self) -> bool:
         """Wait for messages and calls, and process them; return whether :meth:`get` is to end."""
         timeout = -1.0 if self._next_check is None else self._check_if_due(self._next_check)
-        for worker in self._pipes.wait(timeout):
+        # After a failure, read wake-ups only: the posted calls fail the remaining tasks.
+        for worker in [None] if self._has_failed else self._pipes.wait(timeout):
             if worker is not None:
                 self._receive(worker)
             elif self._pipes.read_wake_up():
@@ -146,6 +152,23 @@ class Collector:
             result = False, _unpickling_error(self._module, error, message, description_size)
         self._ready.append((*task, result))
 
+    def _handle_failure(self, error: BaseException) -> None:
+        # The first failure does not end the result handler, which must run the calls that are
+        # posted.  ThreadGuard, which is slower to fail tasks, only handles a second one.
+        if not self._has_failed:
+            self._has_failed = True
+            try:
+                self._on_failure(error)
+                return
+            except BaseException as second:
+                error = second
+        try:
+            # The standard _handle_results() treats an OSError as the end of the results, and
+            # ThreadGuard would not see the failure.
+            raise RuntimeError("the result handler cannot continue") from error
+        finally:
+            del error  # break a reference cycle with the traceback
+
     # -- In any thread ------------------------------------------------------------------------
 
     def call_soon(self, function: "Callable[..., None]", *args: "Any") -> None:
@@ -185,10 +208,14 @@ class Collector:
         """Fail all tasks in flight; called when no more tasks are sent."""
         self.call_soon(self._fail_all, error)
 
-    def close(self) -> None:
-        """Close the result pipes and drop references, after the result handler has ended."""
+    def discard(self) -> None:
+        """Discard the posted calls and the results; called when :meth:`get` is not called again."""
         self._calls.clear()
         self._ready.clear()
+
+    def close(self) -> None:
+        """Close the result pipes and drop references, after the result handler has ended."""
+        self.discard()
         self._pipes.close()
 
     # -- The posted calls, in the result handler thread -----------------------------------------
@@ -202,7 +229,7 @@ class Collector:
         try:
             # Read until the pipe is empty or its end is reached.
             with contextlib.suppress(OSError):
-                while self._pipes.has_data(worker):
+                while not self._has_failed and self._pipes.has_data(worker):
                     if not self._receive(worker):
                         break
             self._pipes.remove(worker)

@@ -104,6 +104,7 @@ class ProcessSupervisor(Supervisor):
             self._pickler,
             self._section,
             self._log,
+            functools.partial(_handle_failure, weakref.ref(self)),
             self._standard.wake_worker_handler,
         )
         # Whether the constructor is creating the first workers.
@@ -273,6 +274,8 @@ class ProcessSupervisor(Supervisor):
 
     def _fail_all(self, error: WorkerLostError) -> None:
         if threading.current_thread() is self._standard.result_handler():
+            # Nothing runs the posted calls any more, and each task that fails may post one.
+            self._collector.discard()
             self.results.fail_all(error)
         elif self.results:
             try:
@@ -312,3 +315,17 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # since Python 3.7, on POSIX
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _handle_failure(weak_supervisor: "Any", error: BaseException) -> None:
+    """Break the pool.  Called by the result handler after an unexpected exception."""
+    supervisor = weak_supervisor()
+    if supervisor is None:
+        return
+    workforce = supervisor._workforce
+    try:
+        workforce.break_pool(f"{describe(error)} in the result handler", error)
+    finally:
+        # break_pool() fails the tasks in flight.  The task whose result was just received is
+        # not in flight any more, and others have not been sent yet.
+        supervisor.results.fail_all(workforce.broken_error())

@@ -404,8 +404,8 @@ def chunks_pending(result: "Any") -> int:
 def expect_failure(result: "Any", error: BaseException) -> None:
     """Let the next chunk complete a ``map()`` with an exception, even if others are pending.
 
-    Race: if the result handler sets that chunk, and it has succeeded, the result must not contain
-    None for the others.  Therefore the ``map()`` fails before its chunks are counted as set.
+    Race: the result handler may set a chunk that has succeeded.  The result must not contain None
+    for the others then.  Therefore the ``map()`` fails before its chunks are counted as set.
     """
     if hasattr(result, "_number_left"):
         if result._success:

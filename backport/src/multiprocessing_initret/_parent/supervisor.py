@@ -193,7 +193,7 @@ class Supervisor:
     # -- Termination, in any thread: called by Terminator -----------------------------------
 
     def stop_workers(self) -> None:
-        """Stop the workers.  Subclasses override this, as the next two methods."""
+        """Stop the workers.  Subclasses override this and the next two methods."""
 
     def discard_tasks(self) -> None:
         """Remove tasks from the queue, which may be full and block the task handler."""

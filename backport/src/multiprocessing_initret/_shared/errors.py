@@ -27,7 +27,7 @@ def drop_frames(error: BaseException) -> None:
 
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
-    error.__traceback__ = None
+    error.__context__ = error.__traceback__ = None
 
 
 def check_process(pid: int) -> None:
