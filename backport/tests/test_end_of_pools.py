@@ -105,7 +105,7 @@ def test_worker_of_a_broken_pool_that_ignores_sigterm(monkeypatch):
 
 
 DAEMON = """
-import atexit, os, sys, threading
+import atexit, os, sys, threading, time
 
 # Called after the exit handler of multiprocessing, which is registered later.  Without it, the
 # interpreter would often exit before the thread can print anything.
@@ -127,10 +127,19 @@ if __name__ == "__main__":
     )
     started = threading.Event()
 
-    def use_pool(method):
-        result = getattr(pool, method)(wait, [1])
+    def use_pool(how):
+        result = pool.imap(wait, [1]) if how == "next" else pool.map_async(wait, [1])
         started.set()
-        result.next() if hasattr(result, "next") else result.get()
+        if how == "next":
+            result.next()
+        while how == "poll":
+            try:
+                return result.get(0.01)
+            except multiprocessing.TimeoutError:
+                pass
+        while how == "ready" and not result.ready():
+            time.sleep(0.01)
+        result.get()
 
     thread = threading.Thread(target=use_pool, args=(sys.argv[1],), daemon=True)
     thread.start()
@@ -171,10 +180,44 @@ def test_interpreter_exits_while_another_thread_terminates_a_pool(python, tmp_pa
 
 
 @linux
-@pytest.mark.parametrize("method", ["map_async", "imap"])
-def test_daemon_thread_prints_nothing_when_the_interpreter_exits(python, tmp_path, method):
+@pytest.mark.parametrize("how", ["get", "next", "poll", "ready"])
+def test_daemon_thread_prints_nothing_when_the_interpreter_exits(python, tmp_path, how):
+    """The thread waits for a result, or asks for it again and again."""
     (tmp_path / "program.py").write_text(DAEMON)
-    assert python("-W", "ignore", "program.py", method) == ""
+    assert python("-W", "ignore", "program.py", how) == ""
+
+
+GET_AT_EXIT = """
+import atexit, multiprocessing
+
+def get():
+    try:
+        result.get(60)
+    except Exception as error:
+        print(type(error).__name__, error)
+
+# Called after the exit handler of multiprocessing, which is registered later.
+atexit.register(get)
+
+import multiprocessing_initret
+
+def wait(item, initret):
+    initret.wait(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    event = context.Event()
+    pool = multiprocessing_initret.Pool(
+        1, lambda event: event, (event,), context=context, expect_initret=True
+    )
+    result = pool.apply_async(wait, (1,))
+"""
+
+
+@linux
+def test_exit_handler_gets_a_result(python, tmp_path):
+    (tmp_path / "program.py").write_text(GET_AT_EXIT)
+    assert python("program.py").startswith("WorkerLostError the pool was terminated")
 
 
 #

@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from conftest import TIMEOUT, call_with_timeout, posix
+from conftest import TIMEOUT, call_with_timeout, posix, wait_until
 from multiprocessing_initret import ThreadPool, WorkerLostError
 from multiprocessing_initret._parent import standard_pool
 from multiprocessing_initret._parent.collector import Collector
@@ -308,3 +308,22 @@ def test_worker_handler_fails_in_a_critical_section(pool, monkeypatch):
     kill(pool._pool[0])
     error_of(result)
     assert len(seen) >= 2 and all(seen)
+
+
+def test_worker_is_started_in_a_critical_section(pool, monkeypatch):
+    starter = pool._quick_put.__self__._starter
+    lock, seen = starter._lock, []
+
+    class Lock:
+        def __enter__(self):
+            seen.append(starter._section.is_entered())
+            lock.acquire()
+
+        def __exit__(self, *_):
+            lock.release()
+
+    monkeypatch.setattr(starter, "_lock", Lock())
+    kill(pool._pool[0])
+    wait_until(lambda: seen)
+    check_pool(pool)
+    assert all(seen)

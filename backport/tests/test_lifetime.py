@@ -1,5 +1,7 @@
 """A pool that has ended keeps nothing alive, and a worker needs few descriptors."""
 
+import contextlib
+import errno
 import gc
 import multiprocessing
 import os
@@ -14,8 +16,10 @@ from conftest import (
     TIMEOUT,
     counts_references,
     linux,
+    posix,
     wait_until,
 )
+from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
 from multiprocessing_initret._parent.reaper import Reaper
 from pool_support import (
     KILL,
@@ -131,6 +135,94 @@ def test_result_of_a_broken_pool(kind, no_collector, tmp_path, monkeypatch):
     end_pool(pool)
     del pool
     assert reference() is None
+
+
+class UnpicklableInTheParent:
+    def __reduce__(self):
+        return int, ("text",)
+
+
+def return_unpicklable(item, initret):
+    return UnpicklableInTheParent()
+
+
+class FailingItems:
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        yield 1
+        raise LookupError("no more items")
+
+
+def exit_thread(item, initret):
+    sys.exit()
+
+
+# There, the task handler's frames are kept by the traceback of the standard _get_tasks().
+releases_callers = pytest.mark.skipif(
+    sys.version_info[:2] in [(3, 12), (3, 13)],
+    reason="the frame of a generator refers to that of its caller",
+)
+
+
+@counts_references
+@pytest.mark.parametrize(
+    "kind, function, items",
+    [
+        pytest.param(START_METHODS[0], return_unpicklable, [1], id="unpicklable"),
+        pytest.param(
+            START_METHODS[0], identity, FailingItems(), marks=releases_callers, id="items"
+        ),
+        pytest.param(
+            "threads", identity, FailingItems(), marks=releases_callers, id="items threads"
+        ),
+        pytest.param("threads", exit_thread, [1], id="SystemExit"),
+    ],
+)
+def test_failed_result_keeps_nothing(kind, function, items, no_collector):
+    """Nor does the exception keep itself, by its traceback, when the program drops the result."""
+    references = []
+    for is_first in True, False:
+        gc.collect()
+        pool = make(kind, Resource())
+        references.append(weakref.ref(pool._map_async.__self__))
+        result = pool.map_async(function, items)
+        result.wait(TIMEOUT)  # get() would add this frame to the traceback
+        assert not result.successful()
+        end_pool(pool, "close")
+        del pool
+        wait_until(lambda: references[-1]() is None)
+        del result
+        if not is_first:  # the first pool makes what is made once for all pools
+            assert garbage() == []
+
+
+@posix
+@counts_references
+def test_constructor_that_fails_keeps_nothing(no_collector, monkeypatch):
+    fork, forks = os.fork, []
+
+    def fail_second():
+        forks.append(None)
+        if len(forks) == 2:
+            raise BlockingIOError(errno.EAGAIN, "no more processes")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fail_second)
+    supervisors = []
+
+    init = ProcessSupervisor.__init__
+
+    def record(self, *args):
+        init(self, *args)
+        supervisors.append(weakref.ref(self))
+
+    monkeypatch.setattr(ProcessSupervisor, "__init__", record)
+    with contextlib.suppress(BlockingIOError):
+        make("fork", Resource())
+    assert len(forks) == 2
+    wait_until(lambda: supervisors[0]() is None)
 
 
 @linux

@@ -112,6 +112,36 @@ def test_thread_after_the_end_of_the_main_module(python, tmp_path):
     check_hint(python("program.py"), "a main module that has ended")
 
 
+IN_AN_EXIT_HANDLER = """
+import atexit, multiprocessing
+import multiprocessing_initret
+
+def add(item, initret):
+    return item + initret
+
+def call_add():
+    try:
+        print([pool.apply_async(add, (i,)).get(60) for i in range(3)])
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+    pool.terminate()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    # Each task runs in a new worker, and most of these start after the end of the main module.
+    pool = multiprocessing_initret.Pool(1, int, (40,), 1, context, expect_initret=True)
+    atexit.register(call_add)
+"""
+
+
+@pytest.mark.skipif(
+    sys.implementation.name == "pypy", reason="PyPy keeps the path of the main module"
+)
+def test_worker_that_starts_after_the_end_of_the_main_module(python, tmp_path):
+    (tmp_path / "program.py").write_text(IN_AN_EXIT_HANDLER)
+    check_hint(python("program.py"), "a main module that has ended")
+
+
 RUN = """
 import runpy
 program = runpy.run_path("program.py", run_name="__main__")

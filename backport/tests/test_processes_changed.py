@@ -3,17 +3,21 @@
 import contextlib
 import multiprocessing
 import os
+import select
 import sys
 import threading
 import time
+import types
 from concurrent.futures import ProcessPoolExecutor
 
 import multiprocessing_initret
 import pytest
-from conftest import TIMEOUT, linux, posix, wait_until
+from conftest import TIMEOUT, call_with_timeout, linux, posix, wait_until
 from multiprocessing_initret._parent.launcher import Launcher
-from multiprocessing_initret._parent.worker_process import WorkerProcess
+from multiprocessing_initret._parent.reaper import Reaper
+from multiprocessing_initret._parent.worker_process import UNKNOWN_EXITCODE, WorkerProcess
 from multiprocessing_initret._parent.workforce import Workforce
+from multiprocessing_initret._worker import process
 from pool_support import (
     KILL,
     add,
@@ -276,6 +280,17 @@ def test_no_worker_is_forked_while_a_result_is_unpickled(monkeypatch):
     assert forks == [(False, True)]
 
 
+def test_no_worker_is_forked_after_the_pool_has_ended():
+    """A thread that imports a module may terminate the pool, while unpickling waits for it."""
+    lock = threading.Lock()
+    launcher = Launcher.__new__(Launcher)
+    launcher._unpickling_lock = lock
+    launcher._standard = types.SimpleNamespace(maintains_workers=lambda: False)
+    process = types.SimpleNamespace(start=lambda: pytest.fail("a worker is forked"))
+    with lock:
+        call_with_timeout(launcher._fork, process)
+
+
 FORK_WHILE_PRINTING = """
 import fcntl, multiprocessing, os, sys, termios, threading, time
 import multiprocessing_initret
@@ -399,6 +414,19 @@ if __name__ == "__main__":
         pool.close()
         pool.join()
 """
+
+
+def test_exit_is_not_checked_without_poll(monkeypatch):
+    """The parent cannot see there whether a pipe is hung up, nor can a worker."""
+    monkeypatch.delattr(select, "poll", raising=False)
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader:
+        writer.close()
+        assert not process._is_hung_up(reader)
+        worker = types.SimpleNamespace(
+            start_method="forkserver", exitcode=UNKNOWN_EXITCODE, reader=reader
+        )
+        Reaper(None, None, None, None).ensure_exit(worker)
 
 
 @linux

@@ -24,10 +24,10 @@ class Worker:
 class Pool:
     """A reaper, whose workers exit as the tests say."""
 
-    def __init__(self):
-        self._records = Records("multiprocessing", reaper._MAX_KILLED_AT_START)
+    def __init__(self, size=SIZE):
+        self._records = Records("multiprocessing", max(size, reaper._MAX_KILLED_AT_START))
         collector = types.SimpleNamespace(remove_worker=lambda worker, number: None)
-        self.reaper = reaper.Reaper(lambda: SIZE, self._records, None, collector)
+        self.reaper = reaper.Reaper(lambda: size, self._records, None, collector)
 
     def start(self, state=STARTING, **kwds):
         worker = Worker(self._records.acquire(), self.reaper.generation, **kwds)
@@ -72,6 +72,15 @@ def test_interrupted_workers(pool, how):
     for _ in range(reaper._MAX_KILLED_AT_START // SIZE - 1):
         assert not pool.lose_generation(**how)
     assert pool.lose_generation(**how)
+
+
+def test_interrupted_workers_of_a_large_pool():
+    """Ctrl-C may have interrupted all of its first workers, and their replacements."""
+    size = 2 * reaper._MAX_KILLED_AT_START
+    pool = Pool(size)
+    for _ in range(reaper._MAX_GENERATIONS - 1):
+        assert not pool.lose_generation(size, exitcode=-signal.SIGINT)
+    assert pool.lose_generation(size, exitcode=-signal.SIGINT)
 
 
 def test_interrupted_workers_seem_to_fail(pool):

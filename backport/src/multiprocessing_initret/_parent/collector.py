@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 
+from .._shared.errors import drop_first_frame
 from .._shared.messages import RESULT_HEADER, TruncatedMessage
 
 TYPE_CHECKING = False
@@ -149,8 +150,10 @@ class Collector:
             with self.unpickling_lock:
                 result = self._loads(message[RESULT_HEADER.size :])  # ignores the description
         except BaseException as error:
+            drop_first_frame(error)  # it refers to the pipes
             result = False, _unpickling_error(self._module, error, message, description_size)
         self._ready.append((*task, result))
+        del result  # other frames of the traceback may refer to this one, which would be a cycle
 
     def _handle_failure(self, error: BaseException) -> None:
         # The first failure does not end the result handler, which must run the calls that are

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 import time
 
 from .._shared.errors import WorkerLostError, check_process
@@ -16,11 +17,23 @@ from .standard_pool import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Tuple
+    from typing import Any, Callable, List, Optional, Tuple
 
 # Time, in seconds, that another thread may need to finish constructing a result.  The
 # standard constructor adds the result to the cache before it has set all attributes.
 _CONSTRUCTION_TIMEOUT = 1.0
+
+
+class _EventAtExit(threading.Event):
+    """The event of a result while the interpreter is exiting: only the main thread sees it set."""
+
+    def is_set(self) -> bool:
+        return super().is_set() and threading.current_thread() is threading.main_thread()
+
+    def wait(self, timeout: "Optional[float]" = None) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            return super().wait(timeout)
+        return threading.Event().wait(timeout)
 
 
 @functools.lru_cache(maxsize=None)
@@ -98,14 +111,14 @@ def pending_results_class(cache_class: "Any") -> "Any":
             caller of ``terminate()`` holds, or report errors although there is none.
 
             :param error: the exception
-            :param is_exiting: whether the interpreter is exiting.  Threads that wait for a
-                result are daemons then.  They are not woken, because they would print the
+            :param is_exiting: whether the interpreter is exiting.  Other threads are daemons then.
+                For those that wait, the results stay pending, because they would print the
                 exception although the program has done nothing wrong.
             """
             for job, result in self._unfinished():
                 result._error_callback = None
                 if is_exiting:
-                    silence_waiting_threads(result)
+                    silence_waiting_threads(result, _EventAtExit())
                 self._fail(job, result, error)
 
         def _unfinished(self) -> "List[Tuple[int, Any]]":

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _HANGUP_TIMEOUT = 1.0
 
 # The pool breaks when this many workers in a row have been killed or interrupted while they were
-# starting.  Random kills and Ctrl-C rarely hit many starting workers in a row; an out-of-memory
-# killer does.
+# starting, or in a large pool as many as fill it _MAX_GENERATIONS times.  Random kills and Ctrl-C
+# rarely hit many starting workers in a row; an out-of-memory killer does.
 _MAX_KILLED_AT_START = 100
 
 # The pool breaks when so many workers in a row have failed to start that they would fill the pool,
@@ -131,9 +131,11 @@ class Reaper:
         else:
             self._failed_at_start += 1
             self.generation = max(self.generation, worker.generation + 1)
-        have_failed = self.generation >= _MAX_GENERATIONS and self._failed_at_start >= self._size()
+        size = self._size()
+        have_failed = self.generation >= _MAX_GENERATIONS and self._failed_at_start >= size
+        max_killed = max(_MAX_KILLED_AT_START, _MAX_GENERATIONS * size)
         is_any_healthy = any(state != STARTING for state in self.states())
-        if is_any_healthy or not (have_failed or self._killed_at_start >= _MAX_KILLED_AT_START):
+        if is_any_healthy or not (have_failed or self._killed_at_start >= max_killed):
             return ""
         return (
             f"{self._killed_at_start + self._failed_at_start} workers in a row exited while they "

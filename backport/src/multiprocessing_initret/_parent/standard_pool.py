@@ -440,9 +440,12 @@ def _ignore(_: "Any") -> None:
     pass
 
 
-def silence_waiting_threads(result: "Any") -> None:
-    """Prevent a result from waking the threads that wait for it when it is completed."""
+def silence_waiting_threads(result: "Any", event: threading.Event) -> None:
+    """Prevent a result from waking the threads that wait for it when it is completed.
+
+    :param event: is set when the result is completed; not used for an iterator
+    """
     if is_iterator(result):
         result._cond = threading.Condition(threading.Lock())
     else:
-        result._event = threading.Event()
+        result._event = event

@@ -78,7 +78,10 @@ class Starter:
             # Before Python 3.8 the standard constructor leaves the other workers running.
             self._workforce.terminate()
             failure = self._launcher.failed_in_constructor(error)
-            raise failure from failure.__cause__
+            try:
+                raise failure from failure.__cause__
+            finally:
+                del failure  # break a reference cycle with the traceback
         finally:
             self.discard_deferred()
 

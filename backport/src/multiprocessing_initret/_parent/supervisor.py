@@ -24,7 +24,7 @@ terminated as soon as nothing refers to it.
 import operator
 import threading
 
-from .._shared.errors import WorkerLostError, drop_frames
+from .._shared.errors import WorkerLostError, drop_first_frame, drop_frames
 from .._shared.inherited_locks import drop_inherited_locks
 from .._shared.initargs import InitArgs
 from .._shared.packages import module
@@ -63,7 +63,6 @@ class Supervisor:
         self._initargs: "Optional[InitArgs]" = None
         #: the pending results; None before the first worker is created
         self.results: "Any" = None
-        self._hint = missing_name_hint()
         self._standard = standard_pool.StandardPool(pool, package, self._section)
         terminator = Terminator(self, self._standard, self._section)
         self._standard.replace(
@@ -102,7 +101,7 @@ class Supervisor:
             )
         return (
             *(self._package, target, others, standard.replaced_positions),
-            *(inqueue, channel or outqueue, self._initargs, self._hint),
+            *(inqueue, channel or outqueue, self._initargs, missing_name_hint()),
         )
 
     def _prepare(self, initargs: InitArgs) -> None:
@@ -173,6 +172,7 @@ class Supervisor:
         except BaseException as error:
             if not is_reading:
                 raise  # GeneratorExit: the task handler sends no more tasks
+            drop_first_frame(error)  # it refers to the supervisor
             for left in range(i + 1, max(i + 2, chunks)):
                 yield job, left, raise_error, (error,), {}
 

@@ -37,7 +37,10 @@ def starmap_chunk(args: "Any") -> "Any":
 
 def raise_error(error: Exception) -> None:
     """Raise an exception as the result of a task."""
-    raise error
+    try:
+        raise error
+    finally:
+        del error  # break a reference cycle with the traceback
 
 
 def explain_missing_name(error: Exception, hint: str) -> Exception:
