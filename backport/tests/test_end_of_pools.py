@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import types
 
 import multiprocessing_initret
@@ -119,6 +120,9 @@ os.dup2(1, 2)
 def wait(item, initret):
     initret.wait(60)
 
+def return_first(item, initret):
+    return item == 1 or initret.wait(60)
+
 if __name__ == "__main__":
     context = multiprocessing.get_context("fork")
     event = context.Event()
@@ -128,18 +132,25 @@ if __name__ == "__main__":
     started = threading.Event()
 
     def use_pool(how):
-        result = pool.imap(wait, [1]) if how == "next" else pool.map_async(wait, [1])
+        if how == "for":
+            for item in pool.imap(return_first, [1, 2]):
+                started.set()
+                time.sleep(0.1)
+        result = pool.imap(wait, [1]) if "next" in how else pool.map_async(wait, [1])
         started.set()
-        if how == "next":
-            result.next()
         while how == "poll":
             try:
                 return result.get(0.01)
             except multiprocessing.TimeoutError:
                 pass
+        while how == "poll next":
+            try:
+                return result.next(0.01)
+            except multiprocessing.TimeoutError:
+                pass
         while how == "ready" and not result.ready():
             time.sleep(0.01)
-        result.get()
+        result.next() if how == "next" else result.get()
 
     thread = threading.Thread(target=use_pool, args=(sys.argv[1],), daemon=True)
     thread.start()
@@ -180,11 +191,56 @@ def test_interpreter_exits_while_another_thread_terminates_a_pool(python, tmp_pa
 
 
 @linux
-@pytest.mark.parametrize("how", ["get", "next", "poll", "ready"])
+@pytest.mark.parametrize("how", ["get", "next", "for", "poll", "poll next", "ready"])
 def test_daemon_thread_prints_nothing_when_the_interpreter_exits(python, tmp_path, how):
-    """The thread waits for a result, or asks for it again and again."""
+    """The thread blocks until the result is there, or polls."""
     (tmp_path / "program.py").write_text(DAEMON)
     assert python("-W", "ignore", "program.py", how) == ""
+
+
+NOT_A_DAEMON = """
+import multiprocessing, sys, threading, time
+import multiprocessing_initret
+
+def wait(item, initret):
+    initret.wait(60)
+
+def use_pool(how, pool, started):
+    result = pool.map_async(wait, [1])
+    started.set()
+    while how == "ready" and not result.ready():
+        time.sleep(0.01)
+    try:
+        result.get()
+    except multiprocessing_initret.WorkerLostError as error:
+        print(error, flush=True)
+
+def use_pool_in_thread(how, context):
+    global pool
+    event = context.Event()
+    pool = multiprocessing_initret.Pool(
+        1, lambda event: event, (event,), context=context, expect_initret=True
+    )
+    started = threading.Event()
+    threading.Thread(target=use_pool, args=(how, pool, started)).start()
+    started.wait()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=use_pool_in_thread, args=(sys.argv[1], context))
+    process.start()
+    process.join()
+"""
+
+
+@linux
+@pytest.mark.skipif(sys.version_info < (3, 7), reason="such threads are not waited for")
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="such threads are waited for first")
+@pytest.mark.parametrize("how", ["get", "ready"])
+def test_other_thread_receives_the_exception_when_a_process_exits(python, tmp_path, how):
+    """A child process terminates its pools before it waits for threads that are no daemons."""
+    (tmp_path / "program.py").write_text(NOT_A_DAEMON)
+    assert python("program.py", how).startswith("the pool was terminated before")
 
 
 GET_AT_EXIT = """

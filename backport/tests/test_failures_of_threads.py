@@ -114,7 +114,7 @@ def test_task_handler_of_a_pool_that_closes(pool, monkeypatch):
 
 @pytest.mark.parametrize("name", ["_receive", "_deliver", "_run_calls"])
 def test_result_handler(pool, monkeypatch, name):
-    """The calls that fail tasks in this thread may fail, too."""
+    """The posted calls that fail tasks may raise an exception, too."""
     pending = pool.apply_async(wait_long)
     monkeypatch.setattr(Collector, name, raise_unexpected)
     results = [pending]

@@ -159,43 +159,48 @@ def exit_thread(item, initret):
     sys.exit()
 
 
-# There, the task handler's frames are kept by the traceback of the standard _get_tasks().
-releases_callers = pytest.mark.skipif(
-    sys.version_info[:2] in [(3, 12), (3, 13)],
-    reason="the frame of a generator refers to that of its caller",
-)
+FAILURES = {
+    "unpicklable": (START_METHODS[0], return_unpicklable, [1]),
+    "items": (START_METHODS[0], identity, FailingItems()),
+    "items of threads": ("threads", identity, FailingItems()),
+    "SystemExit": ("threads", exit_thread, [1]),
+}
+
+
+def fail(name):
+    """Use a pool until a map() has failed; return the result and a reference to the supervisor."""
+    kind, function, items = FAILURES[name]
+    pool = make(kind, Resource())
+    supervisor = weakref.ref(pool._map_async.__self__)
+    result = pool.map_async(function, items)
+    result.wait(TIMEOUT)  # get() would add frames to the traceback
+    assert not result.successful()
+    end_pool(pool, "close")
+    return result, supervisor
 
 
 @counts_references
-@pytest.mark.parametrize(
-    "kind, function, items",
-    [
-        pytest.param(START_METHODS[0], return_unpicklable, [1], id="unpicklable"),
-        pytest.param(
-            START_METHODS[0], identity, FailingItems(), marks=releases_callers, id="items"
-        ),
-        pytest.param(
-            "threads", identity, FailingItems(), marks=releases_callers, id="items threads"
-        ),
-        pytest.param("threads", exit_thread, [1], id="SystemExit"),
-    ],
+@pytest.mark.parametrize("name", FAILURES)
+def test_failed_result_is_no_garbage(name, no_collector):
+    """The exception is not in a reference cycle with its traceback."""
+    fail(name)  # also creates objects that all pools share
+    gc.collect()
+    result, supervisor = fail(name)
+    del result
+    wait_until(lambda: supervisor() is None)
+    assert garbage() == []
+
+
+@counts_references
+@pytest.mark.skipif(
+    sys.version_info[:2] in [(3, 12), (3, 13)],
+    reason="the frame of a generator refers to that of its caller, the task handler",
 )
-def test_failed_result_keeps_nothing(kind, function, items, no_collector):
-    """Nor does the exception keep itself, by its traceback, when the program drops the result."""
-    references = []
-    for is_first in True, False:
-        gc.collect()
-        pool = make(kind, Resource())
-        references.append(weakref.ref(pool._map_async.__self__))
-        result = pool.map_async(function, items)
-        result.wait(TIMEOUT)  # get() would add this frame to the traceback
-        assert not result.successful()
-        end_pool(pool, "close")
-        del pool
-        wait_until(lambda: references[-1]() is None)
-        del result
-        if not is_first:  # the first pool makes what is made once for all pools
-            assert garbage() == []
+@pytest.mark.parametrize("name", ["items", "items of threads"])
+def test_exception_of_an_iterable_does_not_keep_the_pool(name, no_collector):
+    result, supervisor = fail(name)
+    wait_until(lambda: supervisor() is None)
+    assert not result.successful()
 
 
 @posix

@@ -128,7 +128,7 @@ def call_add():
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
-    # Each task runs in a new worker, and most of these start after the end of the main module.
+    # Each task runs in a new worker.  All but the first start after the main module has ended.
     pool = multiprocessing_initret.Pool(1, int, (40,), 1, context, expect_initret=True)
     atexit.register(call_add)
 """

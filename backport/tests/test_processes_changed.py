@@ -281,7 +281,7 @@ def test_no_worker_is_forked_while_a_result_is_unpickled(monkeypatch):
 
 
 def test_no_worker_is_forked_after_the_pool_has_ended():
-    """A thread that imports a module may terminate the pool, while unpickling waits for it."""
+    """Deadlock: the thread that terminates the pool may be importing what unpickling waits for."""
     lock = threading.Lock()
     launcher = Launcher.__new__(Launcher)
     launcher._unpickling_lock = lock
@@ -417,7 +417,7 @@ if __name__ == "__main__":
 
 
 def test_exit_is_not_checked_without_poll(monkeypatch):
-    """The parent cannot see there whether a pipe is hung up, nor can a worker."""
+    """Neither the parent nor a worker can find out then whether a pipe is hung up."""
     monkeypatch.delattr(select, "poll", raising=False)
     reader, writer = multiprocessing.Pipe(duplex=False)
     with reader:

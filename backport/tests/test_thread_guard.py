@@ -156,7 +156,7 @@ def test_result_handler_fails_twice(pool, reported):
     collector.call_soon(raise_, OSError())
     for _ in range(9):
         error_of(pool.apply_async(wait))
-    wait_until(lambda: not collector._calls)  # failed tasks must not accumulate
+    wait_until(lambda: not collector._calls)  # posted calls must not accumulate
     check_broken(pool, "in the result handler", pending)
     assert [type(error) for error in reported] == [RuntimeError]
 
@@ -171,8 +171,8 @@ def raise_second(*args):
 
 @counts_references
 @pytest.mark.parametrize("second", ["a call", "broken_error"])
-def test_failures_keep_nothing(reported, no_collector, monkeypatch, second):
-    """The exceptions do not keep the frames that they have passed through."""
+def test_failures_keep_no_frames(reported, no_collector, monkeypatch, second):
+    """The exceptions do not keep the frames they were raised through."""
     pool = create_pool(multiprocessing.get_all_start_methods()[0])
     collector = weakref.ref(pool._quick_get.__self__)
     result = pool.apply_async(wait)

@@ -11,7 +11,6 @@ import contextlib
 import threading
 import time
 
-from .._shared.errors import drop_first_frame
 from .._shared.messages import RESULT_HEADER, TruncatedMessage
 
 TYPE_CHECKING = False
@@ -46,8 +45,8 @@ class Collector:
     :param pickler: the class of the picklers of connections
     :param section: the pool's critical section
     :param log: function that logs a line
-    :param on_failure: function that receives an unexpected exception in the result handler,
-        breaks the pool, and completes the pending results
+    :param on_failure: function that is called with an unexpected exception in the result handler;
+        it breaks the pool, and fails the pending results
     :param check_workers: makes the worker handler look for exited workers
     """
 
@@ -150,14 +149,13 @@ class Collector:
             with self.unpickling_lock:
                 result = self._loads(message[RESULT_HEADER.size :])  # ignores the description
         except BaseException as error:
-            drop_first_frame(error)  # it refers to the pipes
             result = False, _unpickling_error(self._module, error, message, description_size)
         self._ready.append((*task, result))
-        del result  # other frames of the traceback may refer to this one, which would be a cycle
+        del result  # break a reference cycle: the traceback of its exception refers to this frame
 
     def _handle_failure(self, error: BaseException) -> None:
-        # The first failure does not end the result handler, which must run the calls that are
-        # posted.  ThreadGuard, which is slower to fail tasks, only handles a second one.
+        # After the first failure the result handler continues, because it must run the posted
+        # calls.  Only a second failure reaches ThreadGuard, which fails tasks more slowly.
         if not self._has_failed:
             self._has_failed = True
             try:
@@ -166,8 +164,8 @@ class Collector:
             except BaseException as second:
                 error = second
         try:
-            # The standard _handle_results() treats an OSError as the end of the results, and
-            # ThreadGuard would not see the failure.
+            # The standard _handle_results() returns if it catches an OSError, so ThreadGuard would
+            # catch nothing.
             raise RuntimeError("the result handler cannot continue") from error
         finally:
             del error  # break a reference cycle with the traceback
@@ -212,7 +210,7 @@ class Collector:
         self.call_soon(self._fail_all, error)
 
     def discard(self) -> None:
-        """Discard the posted calls and the results; called when :meth:`get` is not called again."""
+        """Discard the posted calls and the results, when :meth:`get` will not be called again."""
         self._calls.clear()
         self._ready.clear()
 

@@ -4,36 +4,19 @@ import contextlib
 import functools
 import os
 import sys
-import threading
 import time
 
 from .._shared.errors import WorkerLostError, check_process
-from .standard_pool import (
-    expect_failure,
-    ignore_late_length,
-    is_iterator,
-    silence_waiting_threads,
-)
+from .daemon_threads import end_daemon_threads
+from .standard_pool import expect_failure, ignore_late_length, is_iterator
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Tuple
+    from typing import Any, Callable, List, Tuple
 
 # Time, in seconds, that another thread may need to finish constructing a result.  The
 # standard constructor adds the result to the cache before it has set all attributes.
 _CONSTRUCTION_TIMEOUT = 1.0
-
-
-class _EventAtExit(threading.Event):
-    """The event of a result while the interpreter is exiting: only the main thread sees it set."""
-
-    def is_set(self) -> bool:
-        return super().is_set() and threading.current_thread() is threading.main_thread()
-
-    def wait(self, timeout: "Optional[float]" = None) -> bool:
-        if threading.current_thread() is threading.main_thread():
-            return super().wait(timeout)
-        return threading.Event().wait(timeout)
 
 
 @functools.lru_cache(maxsize=None)
@@ -111,14 +94,12 @@ def pending_results_class(cache_class: "Any") -> "Any":
             caller of ``terminate()`` holds, or report errors although there is none.
 
             :param error: the exception
-            :param is_exiting: whether the interpreter is exiting.  Other threads are daemons then.
-                For those that wait, the results stay pending, because they would print the
-                exception although the program has done nothing wrong.
+            :param is_exiting: whether the interpreter is exiting
             """
             for job, result in self._unfinished():
                 result._error_callback = None
                 if is_exiting:
-                    silence_waiting_threads(result, _EventAtExit())
+                    end_daemon_threads(result)
                 self._fail(job, result, error)
 
         def _unfinished(self) -> "List[Tuple[int, Any]]":

@@ -274,7 +274,7 @@ class ProcessSupervisor(Supervisor):
 
     def _fail_all(self, error: WorkerLostError) -> None:
         if threading.current_thread() is self._standard.result_handler():
-            # Nothing runs the posted calls any more, and each task that fails may post one.
+            # No thread runs posted calls any more, and each task that fails may post another.
             self._collector.discard()
             self.results.fail_all(error)
         elif self.results:
@@ -327,5 +327,5 @@ def _handle_failure(weak_supervisor: "Any", error: BaseException) -> None:
         workforce.break_pool(f"{describe(error)} in the result handler", error)
     finally:
         # break_pool() fails the tasks in flight.  The task whose result was just received is
-        # not in flight any more, and others have not been sent yet.
+        # not in flight any more, and other tasks have not been sent yet.
         supervisor.results.fail_all(workforce.broken_error())

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _HANGUP_TIMEOUT = 1.0
 
 # The pool breaks when this many workers in a row have been killed or interrupted while they were
-# starting, or in a large pool as many as fill it _MAX_GENERATIONS times.  Random kills and Ctrl-C
-# rarely hit many starting workers in a row; an out-of-memory killer does.
+# starting or, in a large pool, _MAX_GENERATIONS times as many workers as the pool has.  Random
+# kills and Ctrl-C rarely hit many starting workers in a row; an out-of-memory killer does.
 _MAX_KILLED_AT_START = 100
 
 # The pool breaks when so many workers in a row have failed to start that they would fill the pool,

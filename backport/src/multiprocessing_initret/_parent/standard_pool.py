@@ -71,7 +71,7 @@ _REQUIRED: "Requirements" = {
     "ApplyResult.__init__": ("_cache", "_job", "_callback", "_error_callback", "_event"),
     "ApplyResult._set": ("_success", "_value"),
     "MapResult.__init__": ("_number_left", "_success", "_value"),
-    "IMapIterator.__init__": ("_cache", "_job", "_cond", "_index", "_length"),
+    "IMapIterator.__init__": ("_cache", "_job", "_cond", "_index", "_items", "_length"),
     "IMapIterator._set": (),
     "IMapIterator._set_length": (),
 }
@@ -404,8 +404,8 @@ def chunks_pending(result: "Any") -> int:
 def expect_failure(result: "Any", error: BaseException) -> None:
     """Let the next chunk complete a ``map()`` with an exception, even if others are pending.
 
-    Race: the result handler may set a chunk that has succeeded.  The result must not contain None
-    for the others then.  Therefore the ``map()`` fails before its chunks are counted as set.
+    Race: the result handler may be setting a chunk that has succeeded.  The result must then not
+    contain None for the other chunks.  Therefore the ``map()`` fails before they count as set.
     """
     if hasattr(result, "_number_left"):
         if result._success:
@@ -438,14 +438,3 @@ def _set_length(cache: "Any", job: int, length: int) -> None:
 
 def _ignore(_: "Any") -> None:
     pass
-
-
-def silence_waiting_threads(result: "Any", event: threading.Event) -> None:
-    """Prevent a result from waking the threads that wait for it when it is completed.
-
-    :param event: is set when the result is completed; not used for an iterator
-    """
-    if is_iterator(result):
-        result._cond = threading.Condition(threading.Lock())
-    else:
-        result._event = event

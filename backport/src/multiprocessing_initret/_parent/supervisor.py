@@ -24,7 +24,7 @@ terminated as soon as nothing refers to it.
 import operator
 import threading
 
-from .._shared.errors import WorkerLostError, drop_first_frame, drop_frames
+from .._shared.errors import WorkerLostError, drop_frames
 from .._shared.inherited_locks import drop_inherited_locks
 from .._shared.initargs import InitArgs
 from .._shared.packages import module
@@ -154,10 +154,11 @@ class Supervisor:
 
     # -- Task handler --------------------------------------------------------------------
 
-    def _iterate(
-        self, job: int, func: "Any", iterable: "Iterable[Any]", chunks: int
-    ) -> "Iterator[Any]":
+    @staticmethod
+    def _iterate(job: int, func: "Any", iterable: "Iterable[Any]", chunks: int) -> "Iterator[Any]":
         """Yield tasks; if the iterable fails, yield tasks that raise its exception.
+
+        The traceback of that exception refers to this frame, which must not refer to the pool.
 
         :param chunks: how many tasks a ``map()`` waits for; 0 for other calls
         """
@@ -172,7 +173,6 @@ class Supervisor:
         except BaseException as error:
             if not is_reading:
                 raise  # GeneratorExit: the task handler sends no more tasks
-            drop_first_frame(error)  # it refers to the supervisor
             for left in range(i + 1, max(i + 2, chunks)):
                 yield job, left, raise_error, (error,), {}
 

@@ -1,9 +1,9 @@
 """The last line of defence in each of a pool's three threads.
 
 The functions that the threads run are those of the standard pool.  They call into this package,
-which handles its own exceptions.  An exception raised elsewhere would end the thread, and then
-tasks, or ``close()`` and ``join()``, would hang.  Examples are a log handler at level DEBUG that
-raises an exception, and a system call on a descriptor that the program has closed.
+which catches the exceptions raised in its own code.  Any other exception would end the thread, and
+then tasks, or ``close()`` and ``join()``, would hang.  Examples are a log handler at level DEBUG
+that raises an exception, and a system call on a descriptor that the program has closed.
 """
 
 import contextlib

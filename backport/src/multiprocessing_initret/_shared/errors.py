@@ -30,12 +30,6 @@ def drop_frames(error: BaseException) -> None:
     error.__context__ = error.__traceback__ = None
 
 
-def drop_first_frame(error: BaseException) -> None:
-    """Remove the frame of the caller, which has caught an exception, from the traceback."""
-    if error.__traceback__ is not None:
-        error.__traceback__ = error.__traceback__.tb_next
-
-
 def check_process(pid: int) -> None:
     """Raise :exc:`RuntimeError` in a forked child of the process that created a pool.
 

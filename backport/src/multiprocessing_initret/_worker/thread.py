@@ -43,7 +43,7 @@ def run_thread(
                 lost = WorkerLostError(message)
                 lost.__cause__ = error
                 outqueue.put((*task[:2], (False, lost)))
-                del lost  # break a reference cycle with the traceback of its cause
+                del task, lost  # break a reference cycle with the traceback of its cause
 
 
 def _do_nothing() -> None:
