@@ -244,7 +244,7 @@ def test_other_thread_receives_the_exception_when_a_process_exits(python, tmp_pa
 
 
 GET_AT_EXIT = """
-import atexit, multiprocessing
+import atexit
 
 def get():
     try:
@@ -255,6 +255,7 @@ def get():
 # Called after the exit handler of multiprocessing, which is registered later.
 atexit.register(get)
 
+import multiprocessing
 import multiprocessing_initret
 
 def wait(item, initret):
