@@ -288,42 +288,39 @@ def test_callback_and_excepthook_raise(pool, monkeypatch, kind, error):
         end_pool(pool, "close")
 
 
+class RecordingLock:
+    """A lock that records whether a thread of the pool is in the section when it acquires it."""
+
+    def __init__(self, lock, section, thread):
+        self._lock, self._section, self._thread = lock, section, thread
+        self.seen = []
+
+    def __enter__(self):
+        if threading.current_thread() is self._thread:
+            self.seen.append(self._section.is_entered())
+        self._lock.acquire()
+
+    def __exit__(self, *_):
+        self._lock.release()
+
+
 def test_worker_handler_fails_in_a_critical_section(pool, monkeypatch):
     """The garbage collector must not terminate the pool while its lock is held."""
     workforce = pool._quick_put.__self__._workforce
-    lock, handler, seen = workforce._lock, pool._worker_handler, []
-
-    class Lock:
-        def __enter__(self):
-            if threading.current_thread() is handler:
-                seen.append(workforce._section.is_entered())
-            lock.acquire()
-
-        def __exit__(self, *_):
-            lock.release()
-
-    monkeypatch.setattr(workforce, "_lock", Lock())
+    lock = RecordingLock(workforce._lock, workforce._section, pool._worker_handler)
+    monkeypatch.setattr(workforce, "_lock", lock)
     monkeypatch.setattr(Reaper, "reap", raise_unexpected)
     result = pool.apply_async(wait_long)
     kill(pool._pool[0])
     error_of(result)
-    assert len(seen) >= 2 and all(seen)
+    assert len(lock.seen) >= 2 and all(lock.seen)
 
 
 def test_worker_is_started_in_a_critical_section(pool, monkeypatch):
     starter = pool._quick_put.__self__._starter
-    lock, seen = starter._lock, []
-
-    class Lock:
-        def __enter__(self):
-            seen.append(starter._section.is_entered())
-            lock.acquire()
-
-        def __exit__(self, *_):
-            lock.release()
-
-    monkeypatch.setattr(starter, "_lock", Lock())
+    lock = RecordingLock(starter._lock, starter._section, pool._worker_handler)
+    monkeypatch.setattr(starter, "_lock", lock)
     kill(pool._pool[0])
-    wait_until(lambda: seen)
+    wait_until(lambda: lock.seen)
     check_pool(pool)
-    assert all(seen)
+    assert all(lock.seen)

@@ -215,9 +215,7 @@ def test_constructor_that_fails_keeps_nothing(no_collector, monkeypatch):
         return fork()
 
     monkeypatch.setattr(os, "fork", fail_second)
-    supervisors = []
-
-    init = ProcessSupervisor.__init__
+    supervisors, init = [], ProcessSupervisor.__init__
 
     def record(self, *args):
         init(self, *args)

@@ -221,7 +221,7 @@ def test_idle_workers_exit_by_themselves(make_pool, monkeypatch, tmp_path):
 
 @posix
 def test_terminate_in_the_task_handler(make_pool, monkeypatch):
-    """A killed worker may have left a part of a message in the task pipe."""
+    """The task pipe may contain a part of a message, after a worker was killed."""
     pool = make_pool()
     terminate = Workforce.terminate
 
