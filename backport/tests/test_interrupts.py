@@ -130,9 +130,21 @@ def block(initret):
     touch("is running")
     wait_until(lambda: False)
 
+interrupts = []
+
+def raise_once(*args):
+    if not interrupts:
+        interrupts.append("SIGINT")
+        raise KeyboardInterrupt
+
 def interrupt(condition):
     wait_until(condition)
-    os.kill(os.getpid(), signal.SIGINT)
+    # A signal that arrives just before a system call blocks does not interrupt it, but the next
+    # one does.  Before Python 3.9.8, a join() that is interrupted when it returns would block
+    # every later one (bpo-45274), and with it terminate().
+    while not interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
 
 def is_in(name):
     frame = sys._current_frames()[threading.main_thread().ident]
@@ -161,6 +173,7 @@ def end(how):
             pool.join()
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, raise_once)
     how = sys.argv[2]
     context = multiprocessing.get_context(sys.argv[1])
     pool = multiprocessing_initret.Pool(
