@@ -4,7 +4,6 @@ import glob
 import multiprocessing
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 
@@ -24,12 +23,6 @@ def call(*command, user):
     subprocess.run(command, check=True, timeout=TIMEOUT, cwd="/", **as_user(user))
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def directory():
     # The users that the servers run as must have access.
@@ -43,17 +36,13 @@ def postgresql(directory):
     found = shutil.which("pg_ctl") or max(glob.glob("/usr/lib/postgresql/*/bin/pg_ctl"), default="")
     if not found:
         pytest.skip("no PostgreSQL server is installed")
-    programs, data, port = (
-        os.path.dirname(found),
-        os.path.join(directory, "postgresql"),
-        free_port(),
-    )
+    programs, data = os.path.dirname(found), os.path.join(directory, "postgresql")
     initdb, pg_ctl = os.path.join(programs, "initdb"), os.path.join(programs, "pg_ctl")
     call(initdb, "-D", data, "-U", "example", "--auth=trust", user="postgres")
-    options = f"-p {port} -k {directory} -c listen_addresses=127.0.0.1"
+    options = f"-k {directory} -c listen_addresses=''"
     log = os.path.join(data, "log")
     call(pg_ctl, "start", "--wait", "-D", data, "-l", log, "-o", options, user="postgres")
-    yield f"postgresql+psycopg://example@127.0.0.1:{port}/postgres"
+    yield f"postgresql+psycopg://example@/postgres?host={directory}"
     call(pg_ctl, "stop", "-m", "immediate", "-D", data, user="postgres")
 
 
@@ -62,23 +51,23 @@ def mariadb(directory):
     server = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
     if not server:
         pytest.skip("no MariaDB server is installed")
-    data, port = os.path.join(directory, "mariadb"), free_port()
+    data, unix_socket = os.path.join(directory, "mariadb"), os.path.join(directory, "mariadb.sock")
     location = ["--no-defaults", "--datadir=" + data]
     no_password = "--auth-root-authentication-method=normal"
     call("mariadb-install-db", *location, no_password, "--skip-test-db", user="mysql")
-    address = ["--socket=" + os.path.join(directory, "mariadb.sock"), f"--port={port}"]
+    address = ["--socket=" + unix_socket]
     process = subprocess.Popen(
-        [server, *location, *address, "--bind-address=127.0.0.1"], **as_user("mysql")
+        [server, *location, *address, "--skip-networking"], **as_user("mysql")
     )
     try:
         ping = ["mariadb-admin", "--no-defaults", "--user=root", "--wait=60", *address, "ping"]
         call(*ping, user="mysql")
-        url = f"mariadb+pymysql://root@127.0.0.1:{port}/"
-        engine = sqlalchemy.create_engine(url)
+        url = f"mariadb+pymysql://root@/{{}}?unix_socket={unix_socket}"
+        engine = sqlalchemy.create_engine(url.format(""))
         with engine.begin() as connection:
             connection.execute(sqlalchemy.text("CREATE DATABASE example"))
         engine.dispose()
-        yield url + "example"
+        yield url.format("example")
     finally:
         process.terminate()
         process.wait(TIMEOUT)
