@@ -40,6 +40,9 @@ try:
     from test import _test_multiprocessing as cpython_tests
 except ImportError as error:
     skip(f"this Python has no CPython tests: {error}")
+# Time, in seconds, that a test waits until the threads of a pool refer to no task.  On a busy
+# machine, 0.1 may be too little.
+cpython_tests.DELTA = 1
 if options.start_method == "fork" and sys.platform == "darwin":
     skip("fork may crash on macOS, and CPython does not test it (bpo-33725)")
 if options.start_method not in multiprocessing.get_all_start_methods():
