@@ -66,13 +66,19 @@ def ignore_sigterm(event):
     return event
 
 
+def is_busy(worker):
+    """Return whether a worker has received a task; number 0 is that of no message."""
+    state, number = worker.record.read()
+    return state == RUNNING and number > 0
+
+
 def busy_pool(start_method):
     """Return a pool whose two workers ignore SIGTERM and run long tasks."""
     context = multiprocessing.get_context(start_method)
     pool = create_pool(start_method, 2, ignore_sigterm, (context.Event(),))
     results = [pool.apply_async(wait_for_initret) for _ in range(2)]
     workers = list(pool._pool)
-    wait_until(lambda: all(worker.record.state == RUNNING for worker in workers))
+    wait_until(lambda: all(map(is_busy, workers)))
     return pool, workers, results
 
 
@@ -171,7 +177,8 @@ def exit_slowly(*_):
 def initialize():
     signal.signal(signal.SIGTERM, exit_slowly)
     has_handler.set()
-    time.sleep(60)
+    for _ in range(6000):  # a signal that arrives just before time.sleep() does not interrupt it
+        time.sleep(0.01)
 
 if __name__ == "__main__":
     terminator._GARBAGE_TIMEOUT = 0.01

@@ -82,8 +82,10 @@ def test_worker_handler(pool, monkeypatch, cls, name):
     monkeypatch.setattr(cls, name, raise_unexpected)
     # One of the two workers runs the task.
     kill(pool._pool[0])
-    # If that worker was killed, the task may have failed for this reason.
+    # If that worker was killed, the task may have failed for this reason, before the pool breaks.
     pending = [result] if "the pool is broken" in str(error_of(result)) else []
+    workforce = pool._quick_put.__self__._workforce
+    wait_until(lambda: workforce.broken)
     check_broken(pool, *pending)
 
 

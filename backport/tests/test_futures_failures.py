@@ -23,6 +23,7 @@ from futures_support import (
     with_initializers,
 )
 from multiprocessing_initret._worker import executor as worker
+from pool_support import wait_for_initret
 
 kind = futures_support.kind  # a fixture
 
@@ -346,17 +347,18 @@ def test_worker_exits_while_running_a_task(start_method):
 #
 
 
-def fail_as_second_worker(permits, begun):
+def fail_as_second_worker(permits, begun, may_end):
     if not permits.acquire(False):
         assert begun.wait(TIMEOUT)
         raise LookupError("no luck")
+    return may_end
 
 
 @linux
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="the standard class hangs (gh-105829)")
 def test_initializer_fails_while_submit_waits():
     context = multiprocessing.get_context("fork")
-    begun = context.Event()
+    begun, may_end = context.Event(), context.Event()
     submitted = []
 
     def callback(_):
@@ -368,8 +370,10 @@ def test_initializer_fails_while_submit_waits():
             while len(submitted) < 20000:
                 submitted.append(executor.submit(identity, 1))
 
-    executor = make("fork", 2, fail_as_second_worker, (context.Semaphore(1), begun))
-    executor.submit(add, "1").add_done_callback(callback)
+    initargs = context.Semaphore(1), begun, may_end
+    executor = make("fork", 2, fail_as_second_worker, initargs)
+    executor.submit(wait_for_initret).add_done_callback(callback)
+    may_end.set()
     assert begun.wait(TIMEOUT)
     thread = threading.Thread(target=submit, daemon=True)
     thread.start()

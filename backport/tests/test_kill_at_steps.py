@@ -146,8 +146,9 @@ def test_killed_while_starting(make_pool, monkeypatch, start_method):
     pool = make_pool(2)
     wait_until(lambda: len(states) == 6)
     check_pool(pool)
-    # A forked worker starts in less than a millisecond.
-    assert start_method == "fork" or set(states) == {STARTING}
+    # A forked worker starts in less than a millisecond.  Another may have started, too, if this
+    # process had to wait for the CPU.
+    assert start_method == "fork" or STARTING in states
     pool.close()
     join_in_time(pool)
 

@@ -19,6 +19,7 @@ from conftest import (
     posix,
     wait_until,
 )
+from multiprocessing_initret._parent import process_supervisor
 from multiprocessing_initret._parent.process_supervisor import ProcessSupervisor
 from multiprocessing_initret._parent.reaper import Reaper
 from pool_support import (
@@ -230,8 +231,9 @@ def test_constructor_that_fails_keeps_nothing(no_collector, monkeypatch):
 
 @linux
 @pytest.mark.parametrize("start_method", START_METHODS)
-def test_descriptors_of_a_kept_pool(start_method, no_collector):
+def test_descriptors_of_a_kept_pool(monkeypatch, start_method, no_collector):
     """A closed pool has one more descriptor than in the standard pool: its records are mapped."""
+    monkeypatch.setattr(process_supervisor, "_RESULT_HANDLER_TIMEOUT", TIMEOUT)
     pools, numbers = [], []
     for kwds in {}, {"expect_initret": True}, {}, {"expect_initret": True}:
         before = len(os.listdir("/proc/self/fd"))

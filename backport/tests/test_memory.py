@@ -307,7 +307,7 @@ def identity_of_file(path):
 )
 def test_files_are_released(python, tmp_path, short_tmp_path, start_method, end, place):
     (tmp_path / "program.py").write_text(PROGRAM)
-    semaphores = f"initret-{os.getpid()}"
+    semaphores = f"initret-{os.getpid()}-"  # the program of another run may have a longer number
     # python() returns when all processes that inherited its stdout have exited.
     printed = python(
         "program.py",

@@ -1,5 +1,6 @@
 """Worker processes that are interrupted, ignore signals, or outlive their parent process."""
 
+import array
 import contextlib
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from multiprocessing_initret import WorkerLostError
 from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._shared.record import STOPPING, Records
 from multiprocessing_initret._worker.process import RecordedTasks, ResultInterrupted, Results
-from pool_support import add, check_pool, is_running, wait_until_idle
+from pool_support import add, check_pool, is_running, wait_until_idle, wait_until_replaced
 
 #
 # Sending a result is interrupted
@@ -65,9 +66,17 @@ def handle_alarm(value):
     return value
 
 
-def large_result_with_an_alarm(item, initret):
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
+def large_result(item, initret):
     return bytes(10**7)
+
+
+def count_unread_bytes(reader):
+    import fcntl
+    import termios
+
+    count = array.array("i", [0])
+    fcntl.ioctl(reader.fileno(), termios.FIONREAD, count)
+    return count[0]
 
 
 @posix
@@ -81,9 +90,13 @@ def test_signal_while_a_result_is_sent(make_pool):
     # The result handler waits in a callback, so the pipe of the worker is full.
     first = pool.apply_async(add, (1,), callback=lambda value: is_released.wait(TIMEOUT))
     [worker] = list(pool._pool)
-    result = pool.apply_async(large_result_with_an_alarm, (1,))
+    result = pool.apply_async(large_result, (1,))
     later = pool.apply_async(add, (2,))
-    wait_until(lambda: worker.exitcode is not None)
+    # Then the worker is in the system call that writes the result, which only a signal ends.
+    wait_until(lambda: count_unread_bytes(worker.reader) > 4096)
+    os.kill(worker.pid, signal.SIGALRM)
+    # Not worker.exitcode: a fork server sends the exit code once, to the worker handler.
+    wait_until_replaced(pool, [worker])
     is_released.set()
     assert first.get(TIMEOUT) == 41
     with pytest.raises(WorkerLostError, match="code 1"):
@@ -99,10 +112,16 @@ def test_signal_while_workers_wait_for_a_task(make_pool):
     check_pool(pool)
     wait_until_idle(pool, 2)
     workers = list(pool._pool)
-    for worker in workers:
-        os.kill(worker.pid, signal.SIGALRM)
-    # A worker that waits for the lock handles the signal when it gets the lock.
-    wait_until(lambda: any(worker.exitcode is not None for worker in workers))
+
+    def is_interrupted():
+        # One signal may arrive just before a worker reads, which it does not interrupt, or while
+        # the worker sends its result.
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGALRM)
+        return not set(workers) <= set(pool._pool)
+
+    wait_until(is_interrupted)
     check_pool(pool)
 
 
