@@ -16,6 +16,7 @@ import faulthandler
 import functools
 import multiprocessing
 import sys
+import time
 import unittest
 from multiprocessing.pool import Pool, ThreadPool
 
@@ -58,6 +59,35 @@ if (3, 11) <= sys.version_info < (3, 13):
     # terminate() waits for the threads that have begun a task, and each task of this test sleeps
     # five minutes.  In later releases it sleeps one second.
     installed["WithThreadsTestPool"].test_terminate = None
+
+
+def is_starting_workers(pool):
+    """Return whether the worker handler of a pool starts workers now, or is about to."""
+    frame = sys._current_frames().get(pool._worker_handler.ident)
+    while frame is not None:
+        if frame.f_code.co_name == "_maintain_pool":
+            return True
+        frame = frame.f_back
+    notifier = getattr(pool, "_change_notifier", None)  # wakes the worker handler since Python 3.8
+    return notifier is not None and pool._worker_handler.is_alive() and not notifier.empty()
+
+
+def terminate_when_asleep(self):
+    """Call the standard method while the worker handler is asleep.
+
+    If the worker handler of the standard pool is awake when terminate() is called, it may replace
+    workers that have received their sentinels.  The replacements receive none, and terminate()
+    waits for the lock that one of them holds.
+    """
+    deadline = time.monotonic() + 10
+    while is_starting_workers(self) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    terminate(self)
+
+
+# In every process, because a manager's process makes pools too.
+terminate = Pool.terminate
+Pool.terminate = functools.wraps(terminate)(terminate_when_asleep)
 
 
 class DropInitret:
