@@ -8,9 +8,10 @@ import concurrent.futures
 import gc
 import multiprocessing
 import sys
+import threading
 
 import pytest
-from conftest import START_METHODS, wait_until
+from conftest import START_METHODS, TIMEOUT, wait_until
 from multiprocessing_initret import futures
 
 INTERPRETERS = ["interpreters"] if hasattr(concurrent.futures, "InterpreterPoolExecutor") else []
@@ -44,6 +45,12 @@ def make(kind, workers, initializer, initargs=(), standard=False, **kwds):
     else:
         executor = module.InterpreterPoolExecutor
     return executor(workers, initializer=initializer, initargs=initargs, **kwds)
+
+
+def join_other_threads(threads):
+    """Wait until the threads of executors, all but *threads*, have ended."""
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(TIMEOUT)
 
 
 def identity(value):

@@ -182,10 +182,28 @@ def wait_until_idle(pool, size):
     wait_until(pool._inqueue._rlock._semlock._is_zero)
 
 
+def is_replaced(pool, workers):
+    """Return whether replacements of *workers*, once all workers of the pool, have started."""
+    return len(pool._pool) == len(workers) and not set(workers) & set(pool._pool)
+
+
 def wait_until_replaced(pool, workers):
-    """Wait until replacements of *workers*, which were all workers of the pool, have started."""
-    size = len(workers)
-    wait_until(lambda: len(pool._pool) == size and not set(workers) & set(pool._pool))
+    wait_until(lambda: is_replaced(pool, workers))
+
+
+def interrupt_until(condition, workers, number):
+    """Send a signal that has a Python handler to workers until a condition holds.
+
+    A signal that arrives just before a system call blocks does not interrupt that call.
+    """
+
+    def interrupt():
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, number)
+        return condition()
+
+    wait_until(interrupt)
 
 
 def wait_for_initret(initret):

@@ -26,6 +26,7 @@ from futures_support import (
     add,
     fail,
     identity,
+    join_other_threads,
     make,
     with_initializers,
 )
@@ -194,6 +195,7 @@ def test_no_cyclic_garbage(kind, no_collector):
 @with_initializers
 @counts_references
 def test_executor_is_released_when_dropped(kind, no_collector):
+    threads = set(threading.enumerate())
     executor = make(kind, 1, identity, (40,))
     assert executor.submit(add, 1).result(TIMEOUT) == 41
     failed = executor.submit(add, "1")  # its exception refers to frames of the worker thread
@@ -202,6 +204,7 @@ def test_executor_is_released_when_dropped(kind, no_collector):
     del executor
     # A worker thread refers to the executor for a moment to see whether it was shut down.
     wait_until(lambda: reference() is None)
+    join_other_threads(threads)  # a later test counts open files
 
 
 def count_files():
@@ -222,7 +225,7 @@ def test_shutdown_closes_all_pipes(start_method, initializer, no_collector):
 
     kept = []
     use()  # starts what outlives the executor, a fork server for instance
-    wait_until(lambda: use() == use())  # an executor of an earlier test may be ending
+    assert use() == use()
 
 
 @closes_pipes
@@ -234,8 +237,7 @@ def test_shutdown_without_waiting_closes_all_pipes(start_method, no_collector):
         executor = make(start_method, 1, identity, (40,))
         assert executor.submit(add, 1).result(TIMEOUT) == 41
         executor.shutdown(wait=False)
-        for thread in set(threading.enumerate()) - threads:
-            thread.join(TIMEOUT)
+        join_other_threads(threads)
         kept.append(executor)
 
     kept = []

@@ -1,6 +1,5 @@
 """A worker exits while running a task, or while it waits for one."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -10,7 +9,7 @@ import time
 from functools import partial
 
 import pytest
-from conftest import TIMEOUT, join_in_time, posix, wait_until
+from conftest import TIMEOUT, join_in_time, posix
 from multiprocessing_initret import WorkerLostError
 from multiprocessing_initret._worker import process
 from pool_support import (
@@ -23,7 +22,9 @@ from pool_support import (
     create_pool,
     exit_at_three,
     exit_worker,
+    interrupt_until,
     is_lost,
+    is_replaced,
     result_or_exception,
     results_and_exceptions,
     some_exits,
@@ -229,18 +230,22 @@ def test_map_while_the_only_worker_is_replaced(make_pool):
 
 
 @posix
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
 def test_idle_worker_receives_a_signal(make_pool, name):
     pool = make_pool(1)
     check_pool(pool)
     wait_until_idle(pool, 1)
     workers = list(pool._pool)
+    os.kill(workers[0].pid, getattr(signal, name))
+    wait_until_replaced(pool, workers)
+    check_pool(pool)
 
-    def is_replaced():
-        # One SIGINT may arrive just before the worker reads, which it does not interrupt.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(workers[0].pid, getattr(signal, name))
-        return len(pool._pool) == 1 and pool._pool != workers
 
-    wait_until(is_replaced)
+@posix
+def test_idle_worker_is_interrupted(make_pool):
+    pool = make_pool(1)
+    check_pool(pool)
+    wait_until_idle(pool, 1)
+    workers = list(pool._pool)
+    interrupt_until(lambda: is_replaced(pool, workers), workers, signal.SIGINT)
     check_pool(pool)

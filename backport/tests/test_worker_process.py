@@ -1,6 +1,5 @@
 """Worker processes that are interrupted, ignore signals, or outlive their parent process."""
 
-import array
 import contextlib
 import multiprocessing
 import os
@@ -17,7 +16,14 @@ from multiprocessing_initret import WorkerLostError
 from multiprocessing_initret._parent.launcher import Launcher
 from multiprocessing_initret._shared.record import STOPPING, Records
 from multiprocessing_initret._worker.process import RecordedTasks, ResultInterrupted, Results
-from pool_support import add, check_pool, is_running, wait_until_idle, wait_until_replaced
+from pool_support import (
+    add,
+    check_pool,
+    interrupt_until,
+    is_running,
+    wait_until_idle,
+    wait_until_replaced,
+)
 
 #
 # Sending a result is interrupted
@@ -74,9 +80,7 @@ def count_unread_bytes(reader):
     import fcntl
     import termios
 
-    count = array.array("i", [0])
-    fcntl.ioctl(reader.fileno(), termios.FIONREAD, count)
-    return count[0]
+    return int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 @posix
@@ -112,16 +116,8 @@ def test_signal_while_workers_wait_for_a_task(make_pool):
     check_pool(pool)
     wait_until_idle(pool, 2)
     workers = list(pool._pool)
-
-    def is_interrupted():
-        # One signal may arrive just before a worker reads, which it does not interrupt, or while
-        # the worker sends its result.
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGALRM)
-        return not set(workers) <= set(pool._pool)
-
-    wait_until(is_interrupted)
+    # A worker that waits for the lock handles the signal when it gets the lock.
+    interrupt_until(lambda: not set(workers) <= set(pool._pool), workers, signal.SIGALRM)
     check_pool(pool)
 
 
